@@ -1,0 +1,1 @@
+"""The assets of a campaign, one module per stage."""

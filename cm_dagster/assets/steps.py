@@ -1,0 +1,169 @@
+"""The assets of a step: its inputs, its groups at a site, what is chained, what is collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from cm_dagster.control.chain import chain
+from cm_dagster.control.collect import collect
+from cm_dagster.control.inputs import prepare_inputs
+from cm_dagster.control.site import current_site
+from cm_dagster.control.steps import chained_key, collected_key, inputs_key
+from cm_dagster.errors import CmError
+from cm_dagster.ledger import tags
+from cm_dagster.plan.names import StepId
+from cm_dagster.spec import CampaignSpec
+
+__all__ = ["step_assets"]
+
+_RETRY = dg.RetryPolicy(max_retries=8, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For outages of the Butler: the last try comes about an hour after the first."""
+
+_NO_WORKER = (
+    "A workflow is run by BPS, never by a Dagster worker, and this run has reached one, so nothing was submitted."
+    " This instance does not use cm_dagster's run coordinator: take run_coordinator and run_launcher from the"
+    " dagster.yaml of cm_dagster (`cm doctor` says what is in use), or launch through the UI or a backfill"
+    " instead of `dagster asset materialize`, which passes the coordinator by."
+)
+
+
+def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list[dg.AssetsDefinition]:
+    """Make the assets of a step that belong to a site's code location.
+
+    Parameters
+    ----------
+    spec
+        The campaign.
+    step
+        Name of the step.
+    site
+        The code location's site.
+    home
+        Whether it is the home site, to which inputs and collected belong.
+    """
+    made: list[dg.AssetsDefinition] = []
+    if site in spec.sites:
+        id_ = StepId(spec.campaign, step, site)
+        made += [_workflows(spec, id_), _chained(spec, id_)]
+    if home:
+        made += [_inputs(spec, step), _collected(spec, step)]
+    return made
+
+
+def _failure(error: CmError) -> Exception:
+    """Show an error as Dagster should: a transient one is tried again, another one fails at once with its advice."""
+    if error.transient:
+        return error
+    return dg.Failure(error.cause, metadata={"advice": error.advice} if error.advice else None, allow_retries=False)
+
+
+def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
+    needed = [collected_key(spec.campaign, need) for need in spec.steps[step].needs]
+
+    @dg.asset(
+        key=inputs_key(spec.campaign, step),
+        deps=needed,
+        group_name=spec.campaign,
+        kinds={"butler"},
+        tags={tags.KIND: "inputs"},
+        retry_policy=_RETRY,
+        description=f"Inputs of {step}: checked, chained, and cut into groups.",
+    )
+    def inputs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        try:
+            return dg.MaterializeResult(metadata=prepare_inputs(context.instance, current_site(), spec, step))
+        except CmError as error:
+            raise _failure(error) from error
+
+    return inputs
+
+
+def _workflows(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=dg.AssetKey(step.asset),
+        deps=[inputs_key(step.campaign, step.step)],
+        partitions_def=dg.DynamicPartitionsDefinition(name=step.tag),
+        group_name=spec.campaign,
+        kinds={"bps"},
+        tags={tags.KIND: tags.WORKFLOW},
+        description=f"Groups of {step.step} at {step.site}: a run of a partition is an attempt at a workflow.",
+    )
+    def workflows() -> None:
+        raise dg.Failure(_NO_WORKER, allow_retries=False)
+
+    return workflows
+
+
+def _chained(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=chained_key(step),
+        deps=[dg.AssetKey(step.asset)],
+        partitions_def=dg.DynamicPartitionsDefinition(name=step.tag),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name=spec.campaign,
+        kinds={"butler"},
+        tags={tags.KIND: "chained"},
+        retry_policy=_RETRY,
+        description=f"Accepted groups of {step.step} that are in the chain of {step.site}.",
+    )
+    def chained(context: dg.AssetExecutionContext) -> None:
+        update_chain(context, step, context.partition_keys)
+
+    return chained
+
+
+def update_chain(
+    context: dg.OpExecutionContext | dg.AssetExecutionContext, step: StepId, asked: Sequence[str] = ()
+) -> None:
+    """Set a step's chain at this site and log a materialization for each group that is new in it.
+
+    Parameters
+    ----------
+    context
+        Context of the op or asset that does it.
+    step
+        The step.
+    asked
+        Groups that the asset's own run materializes, so that they are not logged here.
+
+    Raises
+    ------
+    dagster.Failure
+        If the chain can't be set, or a group that was asked for is not accepted.
+    """
+    try:
+        result = chain(context.instance, current_site(), step)
+    except CmError as error:
+        raise _failure(error) from error
+    for group in sorted(set(result.new) - set(asked)):
+        context.log_event(
+            dg.AssetMaterialization(
+                chained_key(step),
+                partition=group,
+                metadata={"chain": result.chain, "run collection": result.groups[group]},
+            )
+        )
+    if missing := sorted(set(asked) - set(result.groups)):
+        raise dg.Failure(f"not accepted, so not chained: {', '.join(missing)}", allow_retries=False)
+    result.remember(context.instance)
+
+
+def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=collected_key(spec.campaign, step),
+        deps=[chained_key(StepId(spec.campaign, step, site)) for site in spec.sites],
+        group_name=spec.campaign,
+        kinds={"butler"},
+        tags={tags.KIND: "collected"},
+        retry_policy=_RETRY,
+        description=f"All groups of {step}, in its output chain; and the chain of the campaign.",
+    )
+    def collected(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        try:
+            return dg.MaterializeResult(metadata=collect(context.instance, current_site(), spec, step))
+        except CmError as error:
+            raise _failure(error) from error
+
+    return collected

@@ -1,0 +1,73 @@
+"""The chain of a step at a site: the RUN collections of its accepted groups, computed whole and set by one writer."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from cm_dagster.control.site import Site
+from cm_dagster.control.steps import accepted, chained_document, read_chained
+from cm_dagster.ledger import campaigns, store
+from cm_dagster.ledger.attempts import index_of
+from cm_dagster.plan.names import AttemptId, StepId, site_output
+
+__all__ = ["Chained", "chain", "one_writer"]
+
+
+@dataclass(frozen=True)
+class Chained:
+    """What was chained."""
+
+    step: StepId
+    chain: str
+    """Name of the chain."""
+    groups: Mapping[str, str]
+    """RUN collection of each group in it, in order."""
+    new: tuple[str, ...]
+    """Groups whose accepted attempt was not in it before."""
+    numbers: Mapping[str, int]
+    """Number of the accepted attempt of each group."""
+
+    def remember(self, instance: dg.DagsterInstance) -> None:
+        """Write down what is chained, so that it is not done again."""
+        store.put(instance, chained_document(self.step), dict(self.numbers))
+
+
+@contextmanager
+def one_writer(area: Path, campaign: str) -> Iterator[None]:
+    """Wait until nobody else sets chains of a campaign at a site, and keep others from it.
+
+    Chains are computed from the ledger and set whole, so of two writers at once the slower would undo the other's.
+    """
+    folder = area / campaign
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "chains.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def chain(instance: dg.DagsterInstance, site: Site, step: StepId) -> Chained:
+    """Set the chain of a step at a site; doing it twice changes nothing.
+
+    Raises
+    ------
+    ButlerError
+        If the chain can't be set.
+    LedgerError
+        If there is no such campaign.
+    """
+    spec = campaigns.find(instance, step.campaign).spec
+    with one_writer(site.area, step.campaign):
+        numbers = accepted(index_of(instance), step)
+        output = spec.butler.output
+        groups = {name: AttemptId(step, name, number).run(output) for name, number in numbers.items()}
+        name = site_output(output, step)
+        site.butler(spec).set_chain(name, list(groups.values()))
+    before = read_chained(instance, [step]).get(step.tag, {})
+    new = tuple(group for group, number in numbers.items() if before.get(group) != number)
+    return Chained(step, name, groups, new, numbers)

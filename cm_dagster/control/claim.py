@@ -1,0 +1,112 @@
+"""Taking an attempt for submission: lock its group, claim its number, write that it has begun."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import dagster as dg
+
+from cm_dagster.control.site import Site
+from cm_dagster.errors import LedgerError
+from cm_dagster.ledger import events
+from cm_dagster.ledger.attempts import Attempt, read_attempt
+from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.plan.names import group_folder
+from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
+
+__all__ = ["Taken", "take"]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """An attempt that is ours: locked, claimed, begun."""
+
+    attempt: Attempt
+    claims: Claims
+    lock: int
+    """File descriptor of the group's lock; whoever submits inherits it."""
+    new: bool
+    """Whether it was claimed just now, so that nothing can have been submitted for it before."""
+    folder: Path
+    """Folder of the attempt."""
+
+    def idle(self) -> float:
+        """Seconds since anything was last done for the attempt, by its files."""
+        newest = max((path.stat().st_mtime for path in self.folder.glob("*")), default=0.0)
+        return min(self.claims.age(self.attempt.id.number), time.time() - newest)
+
+
+def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack) -> Taken:
+    """Take an attempt.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    site
+        The site that this process serves.
+    run_id
+        Run of the attempt.
+    locks
+        Holds the group's lock.
+
+    Raises
+    ------
+    BusyError
+        If somebody else works on the group.
+    LedgerError
+        If the attempt is not to be submitted, with the reason; it has been turned away if that is final.
+    """
+    attempt = _open_attempt(instance, run_id)
+    claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
+    lock = locks.enter_context(claims.locked())
+    attempt = _open_attempt(instance, run_id)  # again, now that nobody else can change it
+    new = _claim(instance, attempt, claims)
+    if attempt.state is State.QUEUED:
+        events.start(instance, attempt)
+        attempt = replace(attempt, state=State.CLAIMED)
+    if events.cancel_asked(instance, run_id) and new:
+        events.cancelled(instance, run_id, "Cancelled before submission; nothing was submitted.", swept=True)
+        raise LedgerError(f"{attempt.id.workflow} was cancelled before submission")
+    return Taken(attempt, claims, lock, new, attempt.id.folder(site.area))
+
+
+def _open_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt:
+    attempt = read_attempt(instance, run_id)
+    if attempt is None:
+        raise LedgerError(f"run {run_id} is no attempt")
+    if attempt.wms_id:
+        raise LedgerError(f"{attempt.id.workflow} is workflow {attempt.wms_id} already")
+    if SHOWN_AS[attempt.state] not in (RunStatus.QUEUED, RunStatus.STARTED):
+        raise LedgerError(f"{attempt.id.workflow} is {attempt.state}")
+    return attempt
+
+
+def _claim(instance: dg.DagsterInstance, attempt: Attempt, claims: Claims) -> bool:
+    """Claim the attempt's number, or turn its run away."""
+    number = attempt.id.number
+    try:
+        owners = claims.owners()
+        for other, run_id in owners.items():
+            _check_other(instance, attempt, other, run_id)
+        return claims.claim(number, attempt.run_id)
+    except BusyError as error:
+        message = f"cm_dagster does not take this run: {error}"
+        events.cancelled(instance, attempt.run_id, message, swept=True)
+        raise LedgerError(message) from error
+
+
+def _check_other(instance: dg.DagsterInstance, attempt: Attempt, number: int, run_id: str) -> None:
+    """Refuse an attempt beside another that is open or accepted: the coordinator may have been too early to see it."""
+    if run_id == attempt.run_id:
+        return
+    if number >= attempt.id.number:
+        raise BusyError(f"attempt {number} at {attempt.id.group} belongs to run {run_id}")
+    other = read_attempt(instance, run_id)
+    if other is not None and other.is_open:
+        raise BusyError(f"attempt {number} at {attempt.id.group} (run {run_id}) is {other.state}")
+    if other is not None and other.state is State.ACCEPTED and attempt.parent != run_id:
+        raise BusyError(f"attempt {number} at {attempt.id.group} (run {run_id}) is accepted")

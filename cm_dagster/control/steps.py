@@ -1,0 +1,127 @@
+"""Where each campaign stands: its plans, what is collected, what may begin."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import dagster as dg
+
+from cm_dagster.ledger import campaigns, store
+from cm_dagster.ledger.attempts import AttemptIndex
+from cm_dagster.ledger.campaigns import Campaign
+from cm_dagster.ledger.plans import Plan, load_plan
+from cm_dagster.plan.names import StepId
+from cm_dagster.policy.states import State
+
+__all__ = ["Board", "accepted", "chained_key", "collected_key", "inputs_key", "load_boards", "read_chained"]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Where a campaign stands."""
+
+    campaign: Campaign
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """Plans of the steps whose inputs are ready."""
+    collected: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """Name of the campaign."""
+        return self.campaign.spec.campaign
+
+    @property
+    def active(self) -> list[str]:
+        """Steps that are planned and not collected."""
+        return [step for step in self.plans if step not in self.collected]
+
+    def may_plan(self, also_collected: Iterable[str] = ()) -> list[str]:
+        """Steps of which all that they need is collected, that are signed off, and not planned yet.
+
+        Parameters
+        ----------
+        also_collected
+            Steps to be taken for collected.
+        """
+        done = self.collected | set(also_collected)
+        steps = self.campaign.spec.steps
+        waiting = (name for name in self.campaign.spec.order() if name not in self.plans)
+        return [name for name in waiting if done.issuperset(steps[name].needs) and self.signed_off(name)]
+
+    def signed_off(self, step: str) -> bool:
+        """Whether a step has no gate, or a person has opened it."""
+        return self.campaign.spec.steps[step].gate is None or step in self.campaign.signed
+
+
+def inputs_key(campaign: str, step: str) -> dg.AssetKey:
+    """Asset that stands for the checked inputs and the groups of a step."""
+    return dg.AssetKey([campaign, step, "inputs"])
+
+
+def collected_key(campaign: str, step: str) -> dg.AssetKey:
+    """Asset that stands for the whole output of a step."""
+    return dg.AssetKey([campaign, step, "collected"])
+
+
+def chained_key(step: StepId) -> dg.AssetKey:
+    """Asset that stands for a site's accepted groups being in the step's chain at the site."""
+    return dg.AssetKey([*step.asset, "chained"])
+
+
+_PLANS: dict[tuple[str, str, str, int], Plan] = {}
+"""Plans by where and when they were made: a plan is read again only when its ``inputs`` asset was made again."""
+
+
+def load_boards(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -> list[Board]:
+    """Read where campaigns stand, all of them by default, in a few queries."""
+    known = campaigns.load_all(instance)
+    wanted = [known[name] for name in (known if names is None else names)]
+    keys = {
+        (each.spec.campaign, step, make): make(each.spec.campaign, step)
+        for each in wanted
+        for step in each.spec.steps
+        for make in (inputs_key, collected_key)
+    }
+    records = instance.get_asset_records(list(keys.values())) if keys else []
+    made = {r.asset_entry.asset_key: r.asset_entry.last_materialization_storage_id for r in records}
+    return [_board(instance, each, made) for each in wanted]
+
+
+def _board(instance: dg.DagsterInstance, campaign: Campaign, made: Mapping[dg.AssetKey, int | None]) -> Board:
+    name = campaign.spec.campaign
+    plans = {}
+    for step in campaign.spec.order():
+        version = made.get(inputs_key(name, step))
+        plan = _plan(instance, name, step, version) if version else None
+        if plan:
+            plans[step] = plan
+    collected = (step for step in campaign.spec.steps if made.get(collected_key(name, step)))
+    return Board(campaign, plans, frozenset(collected))
+
+
+def _plan(instance: dg.DagsterInstance, campaign: str, step: str, version: int) -> Plan | None:
+    key = (instance.root_directory, campaign, step, version)
+    if key not in _PLANS:
+        plan = load_plan(instance, campaign, step)
+        if plan is None:
+            return None
+        _PLANS[key] = plan
+    return _PLANS[key]
+
+
+def accepted(index: AttemptIndex, step: StepId) -> dict[str, int]:
+    """Number of the accepted attempt of each group of a step that has one, in group order."""
+    latest = index.of_step(step)
+    return {name: latest[name].id.number for name in sorted(latest) if latest[name].state is State.ACCEPTED}
+
+
+def chained_document(step: StepId) -> str:
+    """Key of the document that says which attempts of a step were chained last."""
+    return f"chained/{step.tag}"
+
+
+def read_chained(instance: dg.DagsterInstance, steps: Iterable[StepId]) -> dict[str, dict[str, int]]:
+    """Read which attempts are in the chains of steps: number by group, by step tag."""
+    wanted = {chained_document(step): step.tag for step in steps}
+    return {wanted[key]: document for key, document in store.get_many(instance, wanted).items()}

@@ -1,0 +1,31 @@
+"""One code location: the assets, jobs and sensors of the site that ``CM_SITE`` names."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from cm_dagster.assets.campaigns import campaigns
+from cm_dagster.assets.jobs import site_jobs
+from cm_dagster.assets.steps import step_assets
+from cm_dagster.control.site import current_site
+from cm_dagster.ledger.loading import load_specs
+from cm_dagster.sensors import all_sensors
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """Make the definitions of this process."""
+    site = current_site()
+    specs = load_specs()
+    assets = [
+        asset
+        for spec in specs
+        for step in spec.order()
+        for asset in step_assets(spec, step, site=site.name, home=site.spec.home)
+    ]
+    jobs = site_jobs(site.name)
+    return dg.Definitions(
+        assets=[campaigns, *assets] if site.spec.home else assets,
+        jobs=list(jobs.values()),
+        sensors=all_sensors(site, jobs=jobs, names=[spec.campaign for spec in specs], assets=assets),
+    )

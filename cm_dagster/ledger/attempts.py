@@ -1,0 +1,195 @@
+"""Attempts as the ledger knows them, and an index of them that costs what has changed."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import dagster as dg
+from dagster import RunRecord
+
+from cm_dagster.ledger import tags
+from cm_dagster.plan.names import AttemptId, StepId
+from cm_dagster.policy.dispatch import Latest
+from cm_dagster.policy.states import OPEN, SHOWN_AS, RunStatus, State
+
+__all__ = ["UNFINISHED", "Attempt", "AttemptIndex", "index_of", "read_attempt"]
+
+UNFINISHED = [
+    status
+    for status in dg.DagsterRunStatus
+    if status not in (dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+]
+"""Statuses of runs that are not over."""
+
+_OVERLAP = timedelta(seconds=60)
+"""Changes are asked for from this long before the latest seen, since clocks of hosts differ and commits overtake."""
+
+_BY_STATUS = {
+    RunStatus.NOT_STARTED: State.QUEUED,
+    RunStatus.QUEUED: State.QUEUED,
+    RunStatus.CANCELING: State.CANCELLING,
+    RunStatus.CANCELED: State.CANCELLED,
+    RunStatus.SUCCESS: State.ACCEPTED,
+    RunStatus.FAILURE: State.FAILED,
+}
+_IN_HANDS = frozenset(state for state, shown in SHOWN_AS.items() if shown is RunStatus.STARTED)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A run that is an attempt."""
+
+    run_id: str
+    id: AttemptId
+    state: State
+    wms_id: str
+    """Empty until the workflow is known at the WMS."""
+    submit_dir: str
+    output_run: str
+    folder: str
+    finalized: int
+    """How often the workflow's final job was run again."""
+    swept: bool
+    """Whether the workflow of a cancelled attempt is known to be cancelled."""
+    by_person: bool
+    priority: int
+    parent: str | None
+    """The run that it re-executes."""
+    backfill: str | None
+    created: float
+    started: float | None
+    ended: float | None
+    """Seconds since the epoch."""
+    run: dg.DagsterRun
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still occupies its group."""
+        return self.state in OPEN
+
+
+def _attempt(record: RunRecord) -> Attempt | None:
+    """Read an attempt from a run's record; None if the run is none, or was turned away."""
+    run = record.dagster_run
+    tag = run.tags.get
+    if tag(tags.KIND) != tags.WORKFLOW or tag(tags.OF) != run.run_id:
+        return None
+    step = StepId.from_tag(run.tags[tags.STEP])
+    return Attempt(
+        run_id=run.run_id,
+        id=AttemptId(step, run.tags[tags.PARTITION], int(run.tags[tags.ATTEMPT])),
+        state=_state(run),
+        wms_id=tag(tags.WMS_ID, ""),
+        submit_dir=tag(tags.SUBMIT_DIR, ""),
+        output_run=tag(tags.OUTPUT_RUN, ""),
+        folder=tag(tags.FOLDER, ""),
+        finalized=int(tag(tags.FINALIZED) or 0),
+        swept=tag(tags.CANCELLED) == "yes",
+        by_person=tag(tags.BY) != "dispatch",
+        priority=int(tag("dagster/priority") or 0),
+        parent=run.parent_run_id,
+        backfill=tag("dagster/backfill"),
+        created=record.create_timestamp.timestamp(),
+        started=record.start_time,
+        ended=record.end_time,
+        run=run,
+    )
+
+
+def _state(run: dg.DagsterRun) -> State:
+    # The status column is written by Dagster alone and can't lag behind; the tag only refines STARTED.
+    known = _BY_STATUS.get(RunStatus(run.status.value)) if run.status.value in RunStatus else None
+    if known:
+        return known
+    tag = run.tags.get(tags.STATE, "")
+    return State(tag) if tag in _IN_HANDS else State.CLAIMED
+
+
+def read_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt | None:
+    """Read one attempt afresh; None if there is no such run, or it is no attempt."""
+    record = instance.get_run_record_by_id(run_id)
+    return _attempt(record) if record else None
+
+
+class AttemptIndex:
+    """All attempts, kept in memory and brought up to date by what has changed since.
+
+    It is a cache: a new process reads everything once, and nothing is lost with it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seen: datetime | None = None
+        self._by_run: dict[str, Attempt] = {}
+        self._latest: dict[str, dict[str, Attempt]] = defaultdict(dict)
+        self._open: dict[str, Attempt] = {}
+        self._unswept: dict[str, Attempt] = {}
+
+    def refresh(self, instance: dg.DagsterInstance) -> None:
+        """Read what has changed since the last call."""
+        with self._lock:
+            since = self._seen - _OVERLAP if self._seen else None
+            wanted = dg.RunsFilter(tags={tags.KIND: tags.WORKFLOW}, updated_after=since)
+            for record in instance.get_run_records(wanted):
+                self._seen = max(self._seen or record.update_timestamp, record.update_timestamp)
+                attempt = _attempt(record)
+                if attempt and self._by_run.get(attempt.run_id) != attempt:
+                    self._add(attempt)
+
+    def _add(self, attempt: Attempt) -> None:
+        run_id = attempt.run_id
+        self._by_run[run_id] = attempt
+        groups = self._latest[attempt.id.step.tag]
+        before = groups.get(attempt.id.group)
+        # Of two with one number (two coordinators at one moment) the one that is not turned away counts.
+        if before is None or _rank(attempt) >= _rank(before) or before.run_id == run_id:
+            groups[attempt.id.group] = attempt
+        _keep(self._open, attempt, attempt.is_open)
+        _keep(self._unswept, attempt, attempt.state is State.CANCELLED and bool(attempt.wms_id) and not attempt.swept)
+
+    def of_step(self, step: StepId) -> Mapping[str, Attempt]:
+        """Latest attempt of each group of a step that has one."""
+        return self._latest.get(step.tag, {})
+
+    def latest(self, step: StepId) -> dict[str, Latest]:
+        """Give number and state of the latest attempts of a step, for the policies."""
+        return {name: Latest(a.id.number, a.state) for name, a in self.of_step(step).items()}
+
+    def open_at(self, site: str) -> list[Attempt]:
+        """Attempts at a site that are not ended, the oldest first."""
+        found = [a for a in list(self._open.values()) if a.id.step.site == site]
+        return sorted(found, key=lambda a: (a.created, a.id))
+
+    def unswept_at(self, site: str) -> list[Attempt]:
+        """Cancelled attempts at a site whose workflow is not known to be cancelled."""
+        return [a for a in list(self._unswept.values()) if a.id.step.site == site]
+
+    def all_of(self, step: StepId, group: str) -> list[Attempt]:
+        """All attempts at a group, the first one first."""
+        found = [a for a in list(self._by_run.values()) if a.id.step == step and a.id.group == group]
+        return sorted(found, key=lambda a: (a.id.number, a.created))
+
+
+def _rank(attempt: Attempt) -> tuple[int, bool, float]:
+    return attempt.id.number, attempt.state is not State.CANCELLED, attempt.created
+
+
+def _keep(where: dict[str, Attempt], attempt: Attempt, wanted: bool) -> None:
+    if wanted:
+        where[attempt.run_id] = attempt
+    else:
+        where.pop(attempt.run_id, None)
+
+
+_INDEXES: dict[str, AttemptIndex] = {}
+
+
+def index_of(instance: dg.DagsterInstance) -> AttemptIndex:
+    """Give this process's index of an instance, up to date."""
+    index = _INDEXES.setdefault(instance.root_directory, AttemptIndex())
+    index.refresh(instance)
+    return index

@@ -1,0 +1,117 @@
+"""What is written onto an attempt's run: begun, where it is, accepted, failed, cancelled.
+
+Uses of ``dagster._core``: the type of metadata values; `DagsterEvent` and its data classes. Dagster has public methods
+for a failed and a cancelled run, but none to start a run that has no worker or to materialize an asset in its name;
+dagster-airlift, which shows outside runs as Dagster runs, writes the same events in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import dagster as dg
+from dagster._core.definitions.metadata import RawMetadataValue
+from dagster._core.events import DagsterEvent, EngineEventData, StepMaterializationData
+
+from cm_dagster.ledger import tags
+from cm_dagster.ledger.attempts import Attempt, read_attempt
+from cm_dagster.policy.states import State, is_allowed
+
+__all__ = ["Metadata", "accept", "cancel_asked", "cancelled", "fail", "note", "set_state", "start", "submitted"]
+
+Metadata = Mapping[str, RawMetadataValue]
+
+
+def _report(
+    instance: dg.DagsterInstance,
+    run: dg.DagsterRun,
+    kind: dg.DagsterEventType,
+    message: str,
+    data: StepMaterializationData | None = None,
+) -> None:
+    event = DagsterEvent(event_type_value=kind.value, job_name=run.job_name, message=message, event_specific_data=data)
+    instance.report_dagster_event(event, run_id=run.run_id)
+
+
+def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
+    """Write that a queued attempt is in the site's hands.
+
+    The caller must ask `cancel_asked` afterwards: this event makes STARTED even of a run that was cancelled meanwhile.
+    """
+    _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} is being submitted.")
+    instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED})
+
+
+def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Say whether anybody asked to terminate a run, by its event log (its status may have been overwritten)."""
+    kinds = (dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED)
+    return any(instance.get_records_for_run(run_id, of_type=kind, limit=1).records for kind in kinds)
+
+
+def submitted(
+    instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str, folder: str
+) -> None:
+    """Write that an attempt's workflow is at the WMS."""
+    found = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run, tags.FOLDER: folder}
+    instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED})
+
+
+def set_state(
+    instance: dg.DagsterInstance, attempt: Attempt, state: State, more: Mapping[str, str] | None = None
+) -> None:
+    """Write that an attempt in the site's hands has come to another state.
+
+    Raises
+    ------
+    ValueError
+        If the state may not follow the attempt's present one.
+    """
+    if not is_allowed(attempt.state, state):
+        raise ValueError(f"{state} may not follow {attempt.state} (run {attempt.run_id})")
+    instance.add_run_tags(attempt.run_id, {tags.STATE: state, **(more or {})})
+
+
+def note(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, metadata: Metadata | None = None) -> None:
+    """Write a message for the reader of a run's page."""
+    instance.report_engine_event(message, run, EngineEventData(dict(metadata or {})))
+
+
+def accept(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata) -> None:
+    """Materialize the group and end its attempt as accepted; safe to repeat after a crash in between."""
+    done = instance.get_records_for_run(
+        attempt.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1
+    ).records
+    if not done:
+        key = dg.AssetKey(attempt.id.step.asset)
+        made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
+        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+        _report(instance, attempt.run, kind, message, StepMaterializationData(made))
+    _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
+
+
+def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata | None = None) -> None:
+    """End an attempt as failed, with its cause."""
+    if metadata:
+        note(instance, attempt.run, message, metadata)
+    instance.report_run_failed(attempt.run, message)
+
+
+def cancelled(instance: dg.DagsterInstance, run_id: str, message: str, *, swept: bool) -> None:
+    """End an attempt as cancelled.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    run_id
+        Run of the attempt; it is read afresh.
+    message
+        What happened to its workflow.
+    swept
+        Whether its workflow is known to be cancelled (or never to have been submitted).
+    """
+    if swept:
+        instance.add_run_tags(run_id, {tags.CANCELLED: "yes"})
+    attempt = read_attempt(instance, run_id)
+    if attempt and attempt.state is not State.CANCELLED:
+        instance.report_run_canceled(attempt.run, message)

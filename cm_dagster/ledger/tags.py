@@ -1,0 +1,59 @@
+"""The run tags of cm_dagster: few, each for a query or for the reader of a run's page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ATTEMPT",
+    "BY",
+    "CANCELLED",
+    "FINALIZED",
+    "FOLDER",
+    "GROUP",
+    "KIND",
+    "OF",
+    "OUTPUT_RUN",
+    "PARTITION",
+    "STATE",
+    "STATE_TAGS",
+    "STEP",
+    "SUBMIT_DIR",
+    "USER",
+    "WANT",
+    "WMS_ID",
+    "WORKFLOW",
+]
+
+KIND: Final = "cm/kind"
+"""What the run is for: ``workflow`` on attempts, the name of the stage on other runs."""
+WORKFLOW: Final = "workflow"
+"""Value of `KIND` on attempts, and of the asset tag of the same name on step assets."""
+STEP: Final = "cm/step"
+"""``<campaign>/<step>/<site>``: one tag answers all questions about a step."""
+GROUP: Final = "cm/group"
+"""``<campaign>/<step>/<site>|<group>``: all attempts at one group."""
+ATTEMPT: Final = "cm/attempt"
+"""Number of the attempt, from 1."""
+WANT: Final = "cm/want"
+"""Number that the dispatcher meant the attempt to have; another number is refused."""
+BY: Final = "cm/by"
+"""``dispatch`` where the dispatcher asked for the attempt, else a person did."""
+STATE: Final = "cm/state"
+WMS_ID: Final = "cm/wms_id"
+SUBMIT_DIR: Final = "cm/submit_dir"
+OUTPUT_RUN: Final = "cm/run"
+"""RUN collection of the attempt."""
+FOLDER: Final = "cm/folder"
+"""Folder of the attempt in the submit area."""
+FINALIZED: Final = "cm/finalized"
+"""How often the workflow's final job was run again."""
+CANCELLED: Final = "cm/cancelled"
+"""``yes`` once the workflow of a cancelled attempt is known to be cancelled."""
+OF: Final = "cm/of"
+"""Id of the run that the state tags belong to: a re-execution copies tags, which are then not its own."""
+USER: Final = "cm/user"
+PARTITION: Final = "dagster/partition"
+
+STATE_TAGS: Final = (STATE, WMS_ID, SUBMIT_DIR, OUTPUT_RUN, FOLDER, FINALIZED, CANCELLED)
+"""Tags that tell how an attempt went; a re-execution must not inherit them."""

@@ -1,0 +1,1 @@
+"""The embedded default: a survey, a pipeline and a workflow management system that need nothing but this package."""

@@ -1,0 +1,179 @@
+"""The three servers of a small deployment (code server, webserver, daemon) as child processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from cm_dagster.errors import CmError
+from cm_dagster.local.deployment import Deployment
+from cm_dagster.local.wms.process import start_time
+
+__all__ = ["Servers", "free_port", "stop_left_over"]
+
+_STOP = 20.0
+"""Seconds that a server gets to stop by itself."""
+_START = 120.0
+"""Seconds that the webserver gets to answer."""
+
+
+def free_port() -> int:
+    """Choose a free port on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass
+class Servers:
+    """The servers of a deployment; a context manager that stops them.
+
+    Each can be stopped and started alone, as an outage would.
+    """
+
+    deployment: Deployment
+    port: int = field(default_factory=free_port)
+    """Port of the webserver."""
+    code_port: int = field(default_factory=free_port)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """Address of the web UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        stop_left_over(self.deployment)
+        try:
+            for name in ("code", "web", "daemon"):
+                self.start(name)
+            self.wait()
+        except BaseException:
+            self.stop_all()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop_all()
+
+    def start(self, name: str) -> None:
+        """Start one server: ``code``, ``web`` or ``daemon``."""
+        log = (self.deployment.logs / f"{name}.log").open("ab")
+        with log:
+            # A session of its own: Ctrl-C is for us alone, and we end what we started. Started from Python, so that
+            # SIGINT is not ignored: Dagster copies its handler to SIGTERM.
+            process = subprocess.Popen(
+                self._command(name),
+                env=self._environment(),
+                cwd=self.deployment.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.running[name] = process
+        self._write_pids()
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
+        """Stop one server, with all that it has started in its session unless it is killed."""
+        process = self.running.pop(name)
+        process.send_signal(how)
+        try:
+            process.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._write_pids()
+
+    def stop_all(self) -> None:
+        """Stop all servers, the daemon first, so that nothing new is begun."""
+        for name in ("daemon", "web", "code"):
+            if name in self.running:
+                self.stop(name)
+        stop_left_over(self.deployment)
+
+    def wait(self) -> None:
+        """Wait until the web UI answers with the code location loaded.
+
+        Raises
+        ------
+        CmError
+            If a server ends, or the UI does not come up in time.
+        """
+        end = time.monotonic() + _START
+        while not self._is_up():
+            for name, process in self.running.items():
+                if process.poll() is not None:
+                    raise CmError(f"the {name} server ended", advice=f"see {self.deployment.logs / name}.log")
+            if time.monotonic() > end:
+                raise CmError("the servers do not come up", advice=f"see the logs in {self.deployment.logs}")
+            time.sleep(0.3)
+
+    def _is_up(self) -> bool:
+        query = "{workspaceOrError{... on Workspace{locationEntries{loadStatus locationOrLoadError{__typename}}}}}"
+        request = urllib.request.Request(
+            f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:
+                entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
+        except OSError:
+            return False
+        return bool(entries) and all(
+            e["loadStatus"] == "LOADED" and (e["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
+            for e in entries
+        )
+
+    def _command(self, name: str) -> list[str]:
+        port, code = str(self.port), str(self.code_port)
+        tools = Path(sys.executable).parent
+        workspace = ["-w", str(self.deployment.workspace)]
+        dagster = [str(tools / "dagster"), "code-server", "start", "--host", "127.0.0.1", "--port", code]
+        return {
+            "code": [*dagster, "-m", "cm_dagster.definitions", "--location-name", "cm_dagster"],
+            "web": [str(tools / "dagster-webserver"), *workspace, "--host", "127.0.0.1", "--port", port],
+            "daemon": [str(tools / "dagster-daemon"), "run", *workspace],
+        }[name]
+
+    def _environment(self) -> dict[str, str]:
+        address = {"CM_CODE_HOST": "127.0.0.1", "CM_CODE_PORT": str(self.code_port)}
+        return {**self.deployment.environment(), **address, "CM_CODE_SERVER": f"127.0.0.1:{self.code_port}"}
+
+    def _write_pids(self) -> None:
+        known = {name: [process.pid, start_time(process.pid)] for name, process in self.running.items()}
+        _pid_file(self.deployment).write_text(json.dumps(known))
+
+
+def _pid_file(deployment: Deployment) -> Path:
+    return deployment.folder / "servers.json"
+
+
+def stop_left_over(deployment: Deployment) -> None:
+    """End servers of a deployment whose owner was killed, by pid and start time, so that no other process is hit."""
+    path = _pid_file(deployment)
+    if not path.exists():
+        return
+    left = [pid for pid, started in json.loads(path.read_text()).values() if _lives(pid, started)]
+    for sig, patience in ((signal.SIGTERM, _STOP), (signal.SIGKILL, 5.0)):
+        for pid in left:
+            os.kill(pid, sig)
+        end = time.monotonic() + patience
+        while (left := [pid for pid in left if start_time(pid)]) and time.monotonic() < end:
+            time.sleep(0.1)
+    path.unlink()
+
+
+def _lives(pid: int, started: int | None) -> bool:
+    return started is not None and start_time(pid) == started

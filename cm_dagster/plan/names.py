@@ -1,0 +1,124 @@
+"""What everything is called: collections, workflows, folders, assets, partitions.
+
+Every name is a function of campaign, step, group, site and attempt number alone, so that any process can compute it
+again after a crash and find what exists under it. Nothing else in the project puts such names together.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name"]
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
+"""Campaigns, steps and sites: what a Dagster asset group, an asset key, a Butler collection and a folder all take."""
+
+GROUP_DIGITS = 4
+"""Least number of digits in a group's name: the order of names is the order of submission."""
+
+_GROUP = re.compile(r"g\d{4,}")
+
+
+def group_name(index: int, total: int) -> str:
+    """Name the group at a place of a step.
+
+    Parameters
+    ----------
+    index
+        Place of the group, from 0.
+    total
+        Number of groups of the step; it sets how many digits are needed so that names sort as places do.
+    """
+    digits = max(GROUP_DIGITS, len(str(max(total - 1, 0))))
+    return f"g{index:0{digits}d}"
+
+
+@dataclass(frozen=True, order=True)
+class StepId:
+    """A step of a campaign at one site."""
+
+    campaign: str
+    step: str
+    site: str
+
+    @property
+    def tag(self) -> str:
+        """Value of the run tag ``cm/step``, and name of the dynamic partitions of the step at the site."""
+        return f"{self.campaign}/{self.step}/{self.site}"
+
+    @property
+    def asset(self) -> tuple[str, str, str]:
+        """Asset key of the step at the site."""
+        return (self.campaign, self.step, self.site)
+
+    @classmethod
+    def from_tag(cls, tag: str) -> StepId:
+        """Read the value of a ``cm/step`` tag.
+
+        Raises
+        ------
+        ValueError
+            If the tag is not of the form ``campaign/step/site``.
+        """
+        parts = tag.split("/")
+        if len(parts) != 3 or not all(NAME.fullmatch(part) for part in parts):
+            raise ValueError(f"{tag!r} is not campaign/step/site")
+        return cls(*parts)
+
+
+@dataclass(frozen=True, order=True)
+class AttemptId:
+    """One attempt at one group: all names that belong to its workflow."""
+
+    step: StepId
+    group: str
+    number: int
+    """From 1."""
+
+    def __post_init__(self) -> None:
+        if not _GROUP.fullmatch(self.group) or self.number < 1:
+            raise ValueError(f"not a group and an attempt number: {self.group!r}, {self.number}")
+
+    @property
+    def short(self) -> str:
+        """Last part of names, e.g. ``a01``."""
+        return f"a{self.number:02d}"
+
+    @property
+    def workflow(self) -> str:
+        """Name of the workflow at the WMS (BPS: ``uniqProcName``); what a look-up asks for."""
+        return f"{self.step.campaign}.{self.step.step}.{self.step.site}.{self.group}.{self.short}"
+
+    def folder(self, area: Path) -> Path:
+        """Folder of the attempt in a site's submit area."""
+        return group_folder(area, self.step, self.group) / self.short
+
+    def output(self, campaign_output: str) -> str:
+        """Output chain of the attempt."""
+        return f"{step_output(campaign_output, self.step.step)}/{self.group}/{self.short}"
+
+    def run(self, campaign_output: str) -> str:
+        """RUN collection of the attempt."""
+        return f"{self.output(campaign_output)}/run"
+
+
+def group_folder(area: Path, step: StepId, group: str) -> Path:
+    """Folder of a group in a site's submit area; it holds the claims and a folder per attempt."""
+    return area / step.campaign / step.step / group
+
+
+def step_output(campaign_output: str, step: str) -> str:
+    """Output chain of a step: the accepted RUN collections of all its groups."""
+    return f"{campaign_output}/{step}"
+
+
+def step_input(campaign_output: str, step: str) -> str:
+    """Input chain of a step."""
+    return f"{step_output(campaign_output, step)}/inputs"
+
+
+def site_output(campaign_output: str, step: StepId) -> str:
+    """Chain of what a site's groups of a step have given so far."""
+    return f"{step_output(campaign_output, step.step)}/at/{step.site}"

@@ -1,0 +1,1 @@
+"""Pure rules: states and their transitions, what may go now, what counts as done."""

@@ -1,0 +1,131 @@
+"""The states of an attempt and of a group, and which may follow which.
+
+One table each; everything else in the project asks here. ``UNKNOWN`` is never a failure and never a success: it means
+that the WMS does not answer or does not know the workflow, and it is asked again.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["OPEN", "SHOWN_AS", "TRANSITIONS", "GroupState", "RunStatus", "State", "group_state", "is_allowed"]
+
+
+class RunStatus(StrEnum):
+    """The statuses of a Dagster run that an attempt can show as (Dagster's own words)."""
+
+    NOT_STARTED = "NOT_STARTED"
+    QUEUED = "QUEUED"
+    STARTED = "STARTED"
+    CANCELING = "CANCELING"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+    CANCELED = "CANCELED"
+
+
+class State(StrEnum):
+    """State of an attempt."""
+
+    QUEUED = "queued"
+    """Waits for its turn."""
+    CLAIMED = "claimed"
+    """Its claim is held; the workflow is being looked up or submitted."""
+    SUBMITTED = "submitted"
+    """The WMS has the workflow; no job has started."""
+    RUNNING = "running"
+    """Jobs run at the WMS."""
+    ENDED = "ended"
+    """The WMS has ended the workflow; it is not judged yet."""
+    FINALIZING = "finalizing"
+    """The workflow ended but its final job did not register its outputs; that job is run again."""
+    UNKNOWN = "unknown"
+    """The WMS does not know the workflow, or cannot be asked."""
+    CANCELLING = "cancelling"
+    """A person asked to terminate it; the workflow is being cancelled."""
+    CANCELLED = "cancelled"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+
+
+class GroupState(StrEnum):
+    """State of a group: that of its latest attempt, in the words of the status page."""
+
+    PLANNED = "planned"
+    QUEUED = "queued"
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+    ACCEPTED = "accepted"
+    FAILED = "failed"
+    HELD = "held"
+    """Its latest attempt was cancelled by a person; nothing happens until a person launches it again."""
+
+
+SHOWN_AS: dict[State, RunStatus] = {
+    State.QUEUED: RunStatus.QUEUED,
+    State.CLAIMED: RunStatus.STARTED,
+    State.SUBMITTED: RunStatus.STARTED,
+    State.RUNNING: RunStatus.STARTED,
+    State.ENDED: RunStatus.STARTED,
+    State.FINALIZING: RunStatus.STARTED,
+    State.UNKNOWN: RunStatus.STARTED,
+    State.CANCELLING: RunStatus.CANCELING,
+    State.CANCELLED: RunStatus.CANCELED,
+    State.ACCEPTED: RunStatus.SUCCESS,
+    State.FAILED: RunStatus.FAILURE,
+}
+"""Which status the Dagster run of an attempt has in each state."""
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.CLAIMED, State.CANCELLING, State.CANCELLED}),
+    State.CLAIMED: frozenset(
+        {
+            State.SUBMITTED,
+            State.RUNNING,
+            State.ACCEPTED,
+            State.FAILED,
+            State.UNKNOWN,
+            State.CANCELLING,
+            State.CANCELLED,
+        }
+    ),
+    State.SUBMITTED: frozenset({State.RUNNING, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
+    State.RUNNING: frozenset({State.SUBMITTED, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
+    State.UNKNOWN: frozenset({State.SUBMITTED, State.RUNNING, State.ENDED, State.CANCELLING, State.CANCELLED}),
+    State.ENDED: frozenset(
+        {State.ACCEPTED, State.FAILED, State.FINALIZING, State.RUNNING, State.CANCELLING, State.CANCELLED}
+    ),
+    State.FINALIZING: frozenset({State.ENDED, State.ACCEPTED, State.FAILED, State.CANCELLING, State.CANCELLED}),
+    State.CANCELLING: frozenset({State.CANCELLED}),
+    State.CANCELLED: frozenset(),
+    State.ACCEPTED: frozenset(),
+    State.FAILED: frozenset(),
+}
+"""Which states may follow a state. ``cancelling`` is asked for by a person alone; all others follow by themselves."""
+
+OPEN = frozenset(state for state, shown in SHOWN_AS.items() if shown not in {"SUCCESS", "FAILURE", "CANCELED"})
+"""The states in which a group has an open attempt, so that no other may begin."""
+
+_GROUP: dict[State, GroupState] = {
+    State.QUEUED: GroupState.QUEUED,
+    State.CLAIMED: GroupState.SUBMITTED,
+    State.SUBMITTED: GroupState.SUBMITTED,
+    State.RUNNING: GroupState.RUNNING,
+    State.ENDED: GroupState.RUNNING,
+    State.FINALIZING: GroupState.RUNNING,
+    State.UNKNOWN: GroupState.UNKNOWN,
+    State.CANCELLING: GroupState.RUNNING,
+    State.CANCELLED: GroupState.HELD,
+    State.ACCEPTED: GroupState.ACCEPTED,
+    State.FAILED: GroupState.FAILED,
+}
+
+
+def is_allowed(before: State, after: State) -> bool:
+    """Say whether one state may follow another."""
+    return before == after or after in TRANSITIONS[before]
+
+
+def group_state(latest: State | None) -> GroupState:
+    """State of a group whose latest attempt is in a state; None where it has no attempt."""
+    return GroupState.PLANNED if latest is None else _GROUP[latest]

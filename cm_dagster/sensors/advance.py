@@ -1,0 +1,35 @@
+"""Sensor ``advance``: collects steps that are complete, and lets those begin that have all they need."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from cm_dagster.control.advance import ADVANCE, moves
+from cm_dagster.control.site import Site
+from cm_dagster.ledger import tags
+
+__all__ = ["advance_sensor"]
+
+
+def advance_sensor(site: Site) -> dg.SensorDefinition:
+    """Make the sensor; it belongs to the home site."""
+
+    @dg.sensor(
+        name="advance",
+        target=dg.AssetSelection.tag(tags.KIND, "inputs") | dg.AssetSelection.tag(tags.KIND, "collected"),
+        minimum_interval_seconds=int(site.spec.tick),
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Collects a step when all its groups are accepted and chained; then lets the next steps begin.",
+    )
+    def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        due = moves(context.instance)
+        if not due:
+            return dg.SkipReason("no step is complete, none may begin")
+        return dg.SensorResult(
+            run_requests=[
+                dg.RunRequest(run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE})
+                for move in due
+            ]
+        )
+
+    return sense

@@ -1,0 +1,218 @@
+"""Plan a step: ask the Butler what there is, cut it into groups, and check that what the step requires is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cm_dagster.errors import NoInputsError
+from cm_dagster.plan.groups import Count, Group, Limits, expand, explicit_groups, found_groups, whole_group
+from cm_dagster.plan.predicates import Row, Value, joined, span
+from cm_dagster.services.butler import ButlerService, PipelineShape, Shape
+from cm_dagster.spec.models import CampaignSpec, GroupBy
+
+__all__ = ["Requirement", "check_requirements", "plan_groups"]
+
+_EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What a step requires of a dataset type, and what there is."""
+
+    dataset: str
+    """Dataset type."""
+    wanted: int
+    """Least number of datasets; for ``all`` the number of values of the step's dimension that must have one."""
+    found: int
+    """Number of datasets, or of values that have one."""
+    missing: tuple[str, ...] = ()
+    """Some of the values that have none."""
+
+    @property
+    def met(self) -> bool:
+        """Whether the requirement is met."""
+        return self.found >= self.wanted
+
+    def __str__(self) -> str:
+        text = f"{self.dataset}: {self.found} of {self.wanted}"
+        return f"{text}, none for {'; '.join(self.missing)}" if self.missing else text
+
+
+def plan_groups(spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str]) -> list[Group]:
+    """Cut a step into groups.
+
+    Parameters
+    ----------
+    spec
+        The campaign.
+    step
+        Name of the step.
+    butler
+        The repository that holds the step's inputs.
+    inputs
+        The collections that the step will read, in order of search.
+
+    Returns
+    -------
+    groups
+        In order of submission; the same data give the same groups.
+
+    Raises
+    ------
+    NoInputsError
+        If there is nothing to process, or not all of the values that the file lists.
+    PlanError
+        If the groups cannot be written as predicates.
+    ButlerError
+        If an input collection is not there, or the repository cannot be asked.
+    """
+    butler.check_inputs(inputs)
+    wheres = [spec.butler.where, spec.steps[step].where]
+    by = spec.steps[step].group_by
+    if by is None:
+        return whole_group(wheres)
+    limits = Limits(size=by.size, count=by.count, max_quanta=by.max_quanta)
+    work = None if by.max_quanta is None else butler.pipeline(spec.pipeline_of(step))
+    plan = _Plan(by, butler, inputs, spec.where_of(step), butler.shape(by.dimension), work)
+    if by.values is None:
+        return found_groups(plan.shape.columns, plan.shape.governors, plan.found(), limits, wheres)
+    listed = expand(by.values, integers=plan.shape.integers)
+    return explicit_groups(plan.columns, plan.shape.governors, plan.listed(listed), listed, limits, wheres)
+
+
+def check_requirements(
+    spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str]
+) -> list[Requirement]:
+    """Look up what a step requires of its inputs; the caller judges.
+
+    Parameters
+    ----------
+    spec
+        The campaign.
+    step
+        Name of the step.
+    butler
+        The repository that holds the step's inputs.
+    inputs
+        The collections that the step will read, in order of search.
+
+    Returns
+    -------
+    requirements
+        One for each dataset type required, in the order of the file. ``all`` asks for a dataset for every value of the
+        step's dimension that the predicates (and the listed values) select; in a step that is not cut, for one dataset.
+    """
+    where, by = spec.where_of(step), spec.steps[step].group_by
+    result = []
+    for dataset, wanted in spec.settings(step).requirements.items():
+        if wanted == "all" and by is not None:
+            result.append(_all(by, butler, inputs, where, dataset))
+        else:
+            result.append(_number(wanted, butler, inputs, where, dataset))
+    return result
+
+
+def _number(
+    wanted: int | Literal["all"], butler: ButlerService, inputs: Sequence[str], where: str, dataset: str
+) -> Requirement:
+    least = 1 if wanted == "all" else wanted
+    return Requirement(dataset, least, butler.dataset_count(dataset, inputs, where))
+
+
+def _all(by: GroupBy, butler: ButlerService, inputs: Sequence[str], where: str, dataset: str) -> Requirement:
+    shape = butler.shape(by.dimension)
+    if by.values is not None:
+        listed = expand(by.values, integers=shape.integers)
+        where = joined(where, span(by.dimension, listed))
+    wanted = {row for row, _ in butler.counts(shape.columns, None, inputs, where)}
+    if by.values is not None:
+        wanted = {row for row in wanted if row[-1] in set(listed)}
+    found = {row for row, _ in butler.counts(shape.columns, dataset, inputs, where)}
+    missing = sorted(wanted - found)[:_EXAMPLES]
+    examples = tuple(_words(shape.columns, row) for row in missing)
+    return Requirement(dataset, len(wanted), len(wanted & found), examples)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked of a Butler to plan one step."""
+
+    by: GroupBy
+    butler: ButlerService
+    inputs: Sequence[str]
+    where: str
+    shape: Shape
+    work: PipelineShape | None
+    """The step's pipeline, if quanta are to be estimated."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of listed values: a listed patch is meant in every tract."""
+        return (*self.shape.columns[: self.shape.governors], self.by.dimension)
+
+    def found(self) -> list[Count]:
+        """Find the values that have data."""
+        counts = self._counts(self.shape.columns, self.where)
+        if not counts:
+            raise NoInputsError(f"nothing to process: {self._asked(self.where)} gives nothing", advice=self._advice())
+        return counts
+
+    def listed(self, values: Sequence[Value]) -> list[Count]:
+        """Look up listed values; all must exist."""
+        if not self.shape.recorded and self.work is None:
+            return [Count((value,), 1) for value in values]
+        # Asked for as one range where that is possible: SQLite takes at most 1000 listed values.
+        wanted = dict.fromkeys(values)
+        where = joined(self.where, span(self.by.dimension, values))
+        counts = [count for count in self._counts(self.columns, where) if count.row[-1] in wanted]
+        there = {count.row[-1] for count in counts}
+        if absent := [value for value in values if value not in there]:
+            names = ", ".join(map(str, absent[:_EXAMPLES])) + (", ..." if len(absent) > _EXAMPLES else "")
+            raise NoInputsError(
+                f"{len(absent)} of {len(values)} listed values of {self.by.dimension} are not there: {names};"
+                f" asked for {self._asked(self.where)}",
+                advice="correct `values` in `group_by`, or the predicates that exclude them",
+            )
+        return counts
+
+    def _counts(self, columns: Sequence[str], where: str) -> list[Count]:
+        dataset = self.by.dataset or (None if self.work is None else _main_input(self.work))
+        counts = self.butler.counts(columns, dataset, self.inputs, where)
+        if self.work is None:
+            return [Count(row, datasets) for row, datasets in counts]
+        quanta = self._quanta(columns, dataset, where, self.work.tasks)
+        return [Count(row, datasets, quanta.get(row, 0)) for row, datasets in counts]
+
+    def _quanta(
+        self, columns: Sequence[str], dataset: str | None, where: str, tasks: Mapping[str, frozenset[str]]
+    ) -> dict[Row, int]:
+        """Estimate quanta: each task has one for each of its data IDs that the inputs can lead to."""
+        total: dict[Row, int] = {}
+        dimensions = list(tasks.values())
+        for own in sorted(set(dimensions), key=sorted):
+            for row, number in self.butler.counts(columns, dataset, self.inputs, where, own or columns):
+                total[row] = total.get(row, 0) + number * dimensions.count(own)
+        return total
+
+    def _asked(self, where: str) -> str:
+        what = f"{self.by.dimension} with {self.by.dataset}" if self.by.dataset else self.by.dimension
+        return f"{what} in {', '.join(self.inputs)} of {self.butler.repo} where {where or 'anything'}"
+
+    def _advice(self) -> str:
+        if self.by.dataset is None:
+            return "check the predicates of the campaign and the step, and that the dimension has records"
+        return (
+            f"check that {self.by.dataset} is in these collections (`butler query-datasets`), the predicates of the"
+            " campaign and the step, and, if a step before makes it, what that step gave"
+        )
+
+
+def _main_input(work: PipelineShape) -> str | None:
+    """Choose the input that says where a pipeline has work: the one of the finest data IDs."""
+    return min(work.inputs, key=lambda name: (-len(work.inputs[name]), name), default=None)
+
+
+def _words(columns: Sequence[str], row: Row) -> str:
+    return ", ".join(f"{column} {value}" for column, value in zip(columns, row, strict=True))

@@ -1,0 +1,301 @@
+"""What a workflow did, from what it left behind; and the cure where its final job did not run.
+
+The WMS knows jobs, the provenance graph knows quanta, and only the registry knows what later steps will find: a
+workflow whose final job did not run ends as succeeded while its RUN collection is absent or empty.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from cm_dagster.errors import ServiceError
+from cm_dagster.plan.render import PROVENANCE, READY_LINE, submit_script
+from cm_dagster.services.causes import job_cause, setup_cause
+from cm_dagster.services.shell import kill, spawn, write_text
+from cm_dagster.spec.models import StackSpec
+from cm_dagster.spec.sites import SiteSpec
+
+__all__ = [
+    "FinalJobResult",
+    "QuantaSummary",
+    "RunCounts",
+    "TaskQuanta",
+    "final_job_command",
+    "read_quanta",
+    "run_final_job",
+]
+
+_MESSAGES = 3
+"""Messages of exceptions that are kept for each task."""
+_LONGEST = 300
+"""Characters of such a message."""
+
+
+class RunCounts(Protocol):
+    """The part of the Butler service that is needed here."""
+
+    def run_counts(self, run: str, tasks: Sequence[str]) -> Mapping[str, int] | None:
+        """Count the ``<task>_metadata`` datasets of a RUN collection for each task; None if there is no such RUN."""
+
+
+@dataclass(frozen=True)
+class TaskQuanta:
+    """What became of the quanta of one task."""
+
+    expected: int
+    """Quanta in the predicted graph."""
+    succeeded: int = 0
+    failed: int = 0
+    """Quanta that ran and failed."""
+    blocked: int = 0
+    """Quanta that could not run, because one that they need failed."""
+    no_record: int = 0
+    """Quanta that left nothing: never started, or killed. Their jobs are the WMS's affair, not the payload's."""
+    exceptions: Mapping[str, int] = field(default_factory=dict)
+    """Number of failed quanta by type of exception."""
+    messages: tuple[str, ...] = ()
+    """The first messages of exceptions, each once."""
+
+
+@dataclass(frozen=True)
+class QuantaSummary:
+    """What became of the quanta of a workflow."""
+
+    run: str
+    """RUN collection of the workflow."""
+    tasks: Mapping[str, TaskQuanta]
+    """By task label."""
+    provenance: bool
+    """Whether there is a provenance graph; without one only what was expected is known of the tasks."""
+    registered: Mapping[str, int] | None
+    """Quanta whose outputs the registry has, by task label; None if the RUN collection is absent."""
+
+    @property
+    def expected(self) -> int:
+        """Quanta in the predicted graph."""
+        return sum(task.expected for task in self.tasks.values())
+
+    @property
+    def succeeded(self) -> int | None:
+        """Quanta that succeeded by the provenance graph; None without one."""
+        return sum(task.succeeded for task in self.tasks.values()) if self.provenance else None
+
+    @property
+    def registered_total(self) -> int | None:
+        """Quanta whose outputs the registry has; None if the RUN collection is absent."""
+        return None if self.registered is None else sum(self.registered.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether the registry has all that the workflow finished; without provenance, all that was expected."""
+        if self.registered is None:
+            return False
+        want = {name: task.succeeded if self.provenance else task.expected for name, task in self.tasks.items()}
+        return all(self.registered.get(name, 0) == number for name, number in want.items())
+
+
+def read_quanta(submit_dir: Path, butler: RunCounts) -> QuantaSummary:
+    """Say what a workflow did.
+
+    Parameters
+    ----------
+    submit_dir
+        Its submit directory.
+    butler
+        The site's Butler.
+
+    Raises
+    ------
+    ServiceError
+        If the submit directory has no quantum graph.
+    ButlerError
+        If the repository cannot be asked.
+    """
+    run, expected = _predicted(_quantum_graph(submit_dir))
+    done = _provenance(submit_dir / PROVENANCE)
+    tasks = {
+        label: _task_quanta(number, done.get(label, ())) if done is not None else TaskQuanta(number)
+        for label, number in expected.items()
+    }
+    registered = butler.run_counts(run, list(expected))
+    return QuantaSummary(run, tasks, provenance=done is not None, registered=registered)
+
+
+def _quantum_graph(submit_dir: Path) -> Path:
+    """Find the predicted graph; BPS names it after the workflow."""
+    found = sorted(path for path in submit_dir.glob("*.qg") if path.name != PROVENANCE)
+    if not found:
+        raise ServiceError(
+            f"there is no quantum graph in {submit_dir}",
+            advice="was the submit directory cleaned? Retry the group, or accept or reject it by hand",
+        )
+    return found[0]
+
+
+def _predicted(path: Path) -> tuple[str, dict[str, int]]:
+    """Read RUN collection and number of quanta per task from a graph's header, which is cheap at any size."""
+    from lsst.pipe.base.quantum_graph import PredictedQuantumGraph
+
+    with PredictedQuantumGraph.open(path) as reader:
+        return reader.header.output_run, dict(reader.header.n_task_quanta)
+
+
+def _provenance(path: Path) -> dict[str, list[Mapping[str, Any]]] | None:
+    """Read a provenance graph: for each task the information on its quanta; None if there is none that can be read."""
+    from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
+
+    if not path.exists():
+        return None
+    try:
+        with ProvenanceQuantumGraphReader.open(path) as reader:
+            reader.read_quanta()
+            graph = reader.graph
+            nodes = graph.quantum_only_xgraph.nodes
+            return {label: [nodes[key] for key in ids.values()] for label, ids in graph.quanta_by_task.items()}
+    except Exception:
+        # A final job that was killed leaves part of a file, which fails in as many ways as there are formats inside.
+        # Without it the registry's counts decide, and the final job that is run again writes it anew.
+        return None
+
+
+def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuanta:
+    states: Counter[str] = Counter()
+    exceptions: Counter[str] = Counter()
+    messages: dict[str, None] = {}
+    for quantum in quanta:
+        state = _fate(quantum)
+        states[state] += 1
+        if state == "failed":
+            error = quantum["exception"]
+            exceptions[error.type_name.rpartition(".")[2] if error else "unknown"] += 1
+            if error and error.message:
+                messages[str(error.message)[:_LONGEST]] = None
+    lost = expected - states.total()
+    return TaskQuanta(
+        expected,
+        succeeded=states["succeeded"],
+        failed=states["failed"],
+        blocked=states["blocked"],
+        no_record=states["no_record"] + lost,
+        exceptions=dict(exceptions.most_common()),
+        messages=tuple(messages)[:_MESSAGES],
+    )
+
+
+def _fate(quantum: Mapping[str, Any]) -> str:
+    """Tell what became of a quantum; one that never started is a failure without exception and resources there."""
+    match quantum["status"].name:
+        case "SUCCESSFUL" | "ABORTED_SUCCESS":
+            return "succeeded"
+        case "BLOCKED":
+            return "blocked"
+        case "FAILED" | "ABORTED" if quantum["exception"] is not None or quantum["resource_usage"] is not None:
+            return "failed"
+        case _:
+            return "no_record"
+
+
+# ------------------------------------------------------------------------------------------------------ final job
+
+
+@dataclass(frozen=True)
+class FinalJobResult:
+    """How a final job that was run again ended."""
+
+    ok: bool
+    log: Path
+    wall: float
+    """Seconds."""
+    error: ServiceError | None = None
+
+
+def final_job_command(submit_dir: Path) -> list[str]:
+    """Give the command of a workflow's final job.
+
+    BPS writes it as a script that takes the graph and the repository; where the workflow was made without a final job,
+    the script is made now, from the workflow's own configuration. Running it any number of times does no harm.
+
+    Parameters
+    ----------
+    submit_dir
+        Submit directory of the workflow.
+
+    Raises
+    ------
+    ServiceError
+        If the submit directory is not complete.
+    """
+    graph = _quantum_graph(submit_dir)
+    configs = sorted(submit_dir.glob("*_config.yaml"))
+    if not configs:
+        raise ServiceError(
+            f"there is no BPS configuration in {submit_dir}", advice="was the submit directory cleaned? Retry the group"
+        )
+    script = submit_dir / "final_job.bash"
+    if not script.exists():
+        _write_final_job(configs[0], submit_dir)
+    butler = yaml.safe_load(configs[0].read_text(encoding="utf-8"))["payload"]["butlerConfig"]
+    return ["bash", str(script), str(graph), butler]
+
+
+def _write_final_job(config: Path, submit_dir: Path) -> None:
+    from lsst.ctrl.bps import BPS_SEARCH_ORDER, BpsConfig
+    from lsst.ctrl.bps.transform import create_final_command
+
+    create_final_command(BpsConfig(str(config), search_order=BPS_SEARCH_ORDER), str(submit_dir))
+
+
+def run_final_job(
+    submit_dir: Path, stack: StackSpec, site: SiteSpec, *, pass_fds: Sequence[int] = ()
+) -> FinalJobResult:
+    """Run a workflow's final job again, here, in the campaign's stack.
+
+    Parameters
+    ----------
+    submit_dir
+        Submit directory of the workflow.
+    stack
+        The campaign's stack.
+    site
+        The workflow's site; its ``submit.timeout`` holds here too.
+    pass_fds
+        File descriptors (locks) that the job keeps open.
+
+    Raises
+    ------
+    ServiceError
+        If the submit directory is not complete.
+    """
+    number = len(list(submit_dir.glob("final-*.log"))) + 1
+    script, log = submit_dir / f"final-{number}.sh", submit_dir / f"final-{number}.log"
+    command = final_job_command(submit_dir)
+    write_text(script, submit_script(stack, site, command, path=[str(Path(sys.executable).parent)]))
+    started = time.monotonic()
+    timeout = site.submit.timeout * 60.0
+    with log.open("wb") as out:
+        process = spawn(script, stdout=out, stderr=out, pass_fds=pass_fds)
+        try:
+            code: int | None = process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            kill(process)
+    error = None if code == 0 else _final_job_error(log, code, timeout)
+    return FinalJobResult(code == 0, log, time.monotonic() - started, error)
+
+
+def _final_job_error(log: Path, code: int | None, timeout: float) -> ServiceError:
+    text = log.read_text(encoding="utf-8", errors="replace")
+    if READY_LINE not in text:
+        return setup_cause(text)
+    why = f"not done after {timeout:.0f} s, and killed" if code is None else job_cause(log)
+    return ServiceError(f"the final job failed: {why}", advice=f"see {log}", transient=code is None)

@@ -1,0 +1,43 @@
+"""Campaign and site files: models, loading with good messages, JSON schema, comparison, drafts."""
+
+from cm_dagster.spec.diff import diff
+from cm_dagster.spec.draft import DraftInput, DraftStep, draft_campaign
+from cm_dagster.spec.loading import load_campaign, load_sites
+from cm_dagster.spec.models import (
+    Accept,
+    ButlerInputs,
+    CampaignSpec,
+    GroupBy,
+    ResolvedSettings,
+    Retry,
+    StackSpec,
+    StepSettings,
+    StepSpec,
+)
+from cm_dagster.spec.schema import json_schema
+from cm_dagster.spec.sites import LimitsSpec, Sites, SiteSpec, SiteStack, SubmitSpec, WmsSpec
+
+__all__ = [
+    "Accept",
+    "ButlerInputs",
+    "CampaignSpec",
+    "DraftInput",
+    "DraftStep",
+    "GroupBy",
+    "LimitsSpec",
+    "ResolvedSettings",
+    "Retry",
+    "SiteSpec",
+    "SiteStack",
+    "Sites",
+    "StackSpec",
+    "StepSettings",
+    "StepSpec",
+    "SubmitSpec",
+    "WmsSpec",
+    "diff",
+    "draft_campaign",
+    "json_schema",
+    "load_campaign",
+    "load_sites",
+]

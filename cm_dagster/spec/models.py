@@ -1,0 +1,261 @@
+"""The campaign file as pydantic models.
+
+A model can be built from a file (see ``loading``) or from its own ``model_dump(mode="json")``, which is how a campaign
+is kept in Dagster's storage; both give equal objects. Nothing here imports more than pydantic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from cm_dagster.spec.fields import (
+    BpsSettings,
+    Collection,
+    DatasetType,
+    DimensionName,
+    Model,
+    Name,
+    OutputCollection,
+    Pipeline,
+    Predicate,
+    Quanta,
+    Share,
+    ShellLines,
+    SiteName,
+    StepName,
+    Value,
+    Wanted,
+    slip,
+)
+from cm_dagster.spec.problems import Problem
+from cm_dagster.spec.steps import ancestors, graph_problems, merge, topological
+
+__all__ = [
+    "Accept",
+    "ButlerInputs",
+    "CampaignSpec",
+    "GroupBy",
+    "ResolvedSettings",
+    "Retry",
+    "StackSpec",
+    "StepSettings",
+    "StepSpec",
+]
+
+
+def _unique[T](values: list[T]) -> list[T]:
+    """Refuse a list that names something twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise slip(Problem((), f"names {value} twice", "each once"))
+    return values
+
+
+def _shares(value: object) -> object:
+    """Take a site's name, or a list of names, for equal shares."""
+    names = [value] if isinstance(value, str) else value
+    if isinstance(names, list):
+        if not all(isinstance(name, str) for name in names):
+            raise slip(Problem((), "is not a list of site names", "a site, a list of sites, or a share for each site"))
+        _unique(names)
+        return dict.fromkeys(names, 1.0)
+    return value
+
+
+class ButlerInputs(Model):
+    """The data that a campaign starts from, and where its outputs go."""
+
+    repo: str | None = Field(default=None, min_length=1)
+    """Label or URI of the Butler repository; by default each site's own (`butler` in sites.yaml)."""
+    input: Annotated[list[Collection], AfterValidator(_unique)] = Field(min_length=1)
+    """Collections that the first steps read, searched in this order."""
+    output: OutputCollection
+    """Collection that the campaign makes: a chain of its steps' outputs, and the prefix of all its collections."""
+    where: Predicate = ""
+    """Butler predicate that limits the data of all steps, e.g. `instrument='HSC'`; by default no limit."""
+
+
+class StackSpec(Model):
+    """The LSST software that runs `bps submit`; it need not be that of cm_dagster itself."""
+
+    version: str = ""
+    """Version of the stack, e.g. `w_2026_43`; needed where `setup` is eups."""
+    setup: Literal["none", "eups", "script"] = "none"
+    """How the stack is set up before `bps submit`: `none` (the site has it at hand; the default), `eups` (the site's
+    EUPS installation of `version`), or `script` (the lines of `script`)."""
+    script: ShellLines = ""
+    """Lines of bash that set the stack up, for `setup: script`."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.setup == "script" and not self.script.strip():
+            raise slip(Problem((), "has no `script`, which `setup: script` needs", "the lines that set the stack up"))
+        if self.script and self.setup != "script":
+            raise slip(Problem((), f"has a `script`, which `setup: {self.setup}` does not use", "setup: script"))
+        if self.setup == "eups" and not self.version:
+            raise slip(Problem((), "has no `version`, which `setup: eups` needs", "e.g. version: w_2026_43"))
+        return self
+
+
+class Accept(Model):
+    """What makes a group good enough to be accepted without a pilot."""
+
+    quanta: Quanta = 1.0
+    """Least fraction of a group's quanta that must have succeeded, 0 to 1; by default all (1.0)."""
+
+
+class Retry(Model):
+    """What is done by itself when an attempt fails."""
+
+    max: int = Field(default=0, ge=0)
+    """Number of further attempts at a group before it waits for a pilot; by default 0."""
+
+
+class GroupBy(Model):
+    """How a step's data are cut into groups; each group is one workflow."""
+
+    dimension: DimensionName
+    """Butler dimension whose values are shared out to groups, e.g. `visit` or `tract`."""
+    dataset: DatasetType | None = None
+    """Dataset type in the step's inputs whose data IDs count, e.g. `raw`; by default the dimension's own records."""
+    values: Annotated[list[Value], AfterValidator(_unique)] | None = Field(default=None, min_length=1)
+    """Values of the dimension: numbers, text, closed ranges such as `1..99`; by default those that the Butler holds."""
+    size: int | None = Field(default=None, ge=1)
+    """Most values in a group; by default no limit. Without size, count and max_quanta each value is a group."""
+    count: int | None = Field(default=None, ge=1)
+    """Number of groups; by default as many as the limits ask for. Not together with `size`."""
+    max_quanta: int | None = Field(default=None, ge=1)
+    """Most quanta in a group, as estimated from the number of datasets; by default no limit."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.size is not None and self.count is not None:
+            raise slip(Problem((), "has both `size` and `count`", "one of them"))
+        if self.values is not None and self.dataset is not None:
+            raise slip(Problem((), "has both `values` and `dataset`", "`values`, or a query for `dataset`"))
+        return self
+
+
+class StepSettings(Model):
+    """Settings of a step, or of all steps where they stand in `defaults`; a step's own come first."""
+
+    accept: Accept | None = None
+    """When a group is accepted; by default when all its quanta have succeeded."""
+    retry: Retry | None = None
+    """What is done by itself when an attempt fails; by default nothing."""
+    requirements: dict[DatasetType, Wanted] | None = None
+    """Datasets that the inputs must hold before the step starts, by dataset type: `all` (one for each data ID of the
+    step's dimension), or a least number; by default none are required."""
+    scouts: int | None = Field(default=None, ge=0)
+    """Number of groups that go first and must be accepted before the others start; by default 0."""
+    bps: BpsSettings | None = None
+    """BPS settings for the step's workflows, over those of the campaign; by default none."""
+
+
+class StepSpec(StepSettings):
+    """A step: one pipeline on all its groups."""
+
+    pipeline: Pipeline
+    """Pipeline of the step: `#step1` is a subset of the campaign's pipeline, anything else a path or URI of its own."""
+    needs: list[str] = Field(default=[])
+    """Steps that must be complete before this one starts. It reads their outputs, and those of the steps that they
+    need; by default none."""
+    group_by: GroupBy | None = None
+    """How the step is cut into groups; by default it is one group."""
+    where: Predicate = ""
+    """Butler predicate of this step, in addition to that of the campaign; by default no limit."""
+    input: Annotated[list[Collection], AfterValidator(_unique)] = Field(default=[])
+    """Collections that the step reads before all others; by default none."""
+    gate: Literal["sign-off"] | None = None
+    """`sign-off`: the step does not start before a pilot has said so; by default it starts when its `needs` are met."""
+
+
+class ResolvedSettings(Model):
+    """The settings that hold for a step, nothing left open."""
+
+    accept: Accept = Accept()
+    """When a group is accepted."""
+    retry: Retry = Retry()
+    """What is done by itself when an attempt fails."""
+    requirements: dict[str, int | Literal["all"]] = Field(default={})
+    """Datasets that the inputs must hold before the step starts, by dataset type."""
+    scouts: int = 0
+    """Number of groups that go first."""
+    bps: dict[str, Any] = Field(default={})
+    """BPS settings: those of the campaign, of its `defaults` and of the step, later ones over earlier ones."""
+
+
+class CampaignSpec(Model):
+    """A campaign: what is to be processed, with what, where and in which steps."""
+
+    campaign: Name
+    """Name of the campaign: a letter, then letters, digits and single underscores, at most 60."""
+    description: str = ""
+    """What the campaign is for, in a line; by default empty."""
+    ticket: str = ""
+    """Ticket that the campaign belongs to, e.g. `DM-12345`; by default none."""
+    butler: ButlerInputs
+    """The data that the campaign starts from, and where its outputs go."""
+    stack: StackSpec = StackSpec()
+    """The LSST software that runs `bps submit`; by default what the site has at hand."""
+    pipeline: Pipeline
+    """Path or URI of the pipeline, e.g. `${DRP_PIPE_DIR}/pipelines/HSC/DRP-RC2.yaml`."""
+    sites: Annotated[
+        dict[SiteName, Share],
+        BeforeValidator(_shares, json_schema_input_type=dict[str, Share] | list[str] | str),
+    ] = Field(min_length=1)
+    """Sites that process the campaign: the share of each (any positive numbers, of which only the ratios count), a
+    list for equal shares, or one name."""
+    bps: BpsSettings = Field(default={})
+    """BPS settings for all workflows, as in a BPS submit file; by default none."""
+    defaults: StepSettings = StepSettings()
+    """Settings of all steps that do not have their own."""
+    steps: dict[StepName, StepSpec] = Field(min_length=1, max_length=500)
+    """The steps by name, in the order in which they are shown."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for problem in graph_problems({name: step.needs for name, step in self.steps.items()}):
+            context = {"where": ".".join(map(str, problem.path)), "message": problem.message}
+            raise PydanticCustomError("cm_graph", "{where}: {message}", context)
+        return self
+
+    def settings(self, step: str) -> ResolvedSettings:
+        """Resolve the settings of a step: its own, else the campaign's defaults, else those of cm_dagster.
+
+        A step's ``accept`` or ``retry`` takes the place of that in ``defaults``; ``requirements`` are merged key by
+        key, ``bps`` at all depths.
+        """
+        own, general = self.steps[step], self.defaults
+        return ResolvedSettings(
+            accept=own.accept or general.accept or Accept(),
+            retry=own.retry or general.retry or Retry(),
+            requirements={**(general.requirements or {}), **(own.requirements or {})},
+            scouts=next((value for value in (own.scouts, general.scouts) if value is not None), 0),
+            bps=merge(self.bps, general.bps or {}, own.bps or {}),
+        )
+
+    def pipeline_of(self, step: str) -> str:
+        """Give the pipeline of a step as BPS takes it: path or URI, with ``#subset`` where it has one."""
+        own = self.steps[step].pipeline
+        return self.pipeline + own if own.startswith("#") else own
+
+    def ancestors(self, step: str) -> list[str]:
+        """List all steps that a step needs, directly or through others, in the order of `order`."""
+        return ancestors(self._needs(), step)
+
+    def order(self) -> list[str]:
+        """List the steps so that each comes after those that it needs; otherwise as in the file."""
+        return topological(self._needs())
+
+    def where_of(self, step: str) -> str:
+        """Give the predicate of a step: that of the campaign and its own, ``(a) AND (b)`` where there are both."""
+        both = [where for where in (self.butler.where, self.steps[step].where) if where]
+        return both[0] if len(both) == 1 else " AND ".join(f"({where})" for where in both)
+
+    def _needs(self) -> Mapping[str, list[str]]:
+        return {name: step.needs for name, step in self.steps.items()}

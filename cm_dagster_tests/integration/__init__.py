@@ -1,0 +1,1 @@
+"""Tests of parts together with real libraries: Butler, BPS, Dagster in process."""

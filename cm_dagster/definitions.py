@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from cm_dagster.assets.campaigns import campaigns
-from cm_dagster.assets.jobs import site_jobs
+from cm_dagster.assets.jobs import site_jobs, step_jobs
 from cm_dagster.assets.steps import step_assets
 from cm_dagster.control.site import current_site
 from cm_dagster.ledger.loading import load_specs
@@ -24,8 +24,9 @@ def defs() -> dg.Definitions:
         for asset in step_assets(spec, step, site=site.name, home=site.spec.home)
     ]
     jobs = site_jobs(site.name)
+    attempts = step_jobs(specs, site.name)
     return dg.Definitions(
         assets=[campaigns, *assets] if site.spec.home else assets,
-        jobs=list(jobs.values()),
-        sensors=all_sensors(site, jobs=jobs, names=[spec.campaign for spec in specs], assets=assets),
+        jobs=[*jobs.values(), *attempts],
+        sensors=all_sensors(site, jobs=jobs, step_jobs=attempts, names=[spec.campaign for spec in specs]),
     )

@@ -1,7 +1,6 @@
 """The assets of a step: its inputs, its groups at a site, what is chained, what is collected."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Dagster reads the type of `context` from the function itself.
 from collections.abc import Sequence
 
 import dagster as dg
@@ -16,9 +15,9 @@ from cm_dagster.ledger import tags
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["step_assets"]
+__all__ = ["RETRY", "step_assets", "update_chain"]
 
-_RETRY = dg.RetryPolicy(max_retries=8, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+RETRY = dg.RetryPolicy(max_retries=8, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For outages of the Butler: the last try comes about an hour after the first."""
 
 _NO_WORKER = (
@@ -68,7 +67,7 @@ def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         group_name=spec.campaign,
         kinds={"butler"},
         tags={tags.KIND: "inputs"},
-        retry_policy=_RETRY,
+        retry_policy=RETRY,
         description=f"Inputs of {step}: checked, chained, and cut into groups.",
     )
     def inputs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
@@ -105,7 +104,7 @@ def _chained(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
         group_name=spec.campaign,
         kinds={"butler"},
         tags={tags.KIND: "chained"},
-        retry_policy=_RETRY,
+        retry_policy=RETRY,
         description=f"Accepted groups of {step.step} that are in the chain of {step.site}.",
     )
     def chained(context: dg.AssetExecutionContext) -> None:
@@ -157,7 +156,7 @@ def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         group_name=spec.campaign,
         kinds={"butler"},
         tags={tags.KIND: "collected"},
-        retry_policy=_RETRY,
+        retry_policy=RETRY,
         description=f"All groups of {step}, in its output chain; and the chain of the campaign.",
     )
     def collected(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:

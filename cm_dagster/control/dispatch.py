@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ __all__ = ["MAX_PER_TICK", "Wish", "wishes"]
 
 MAX_PER_TICK = 100
 """Most attempts requested in one tick: it keeps ticks short."""
+_AGAIN = 600.0
+"""Seconds after which a request that gave no attempt is repeated."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ def _of_campaign(index: AttemptIndex, site: Site, board: Board, room: int) -> It
             groups, index.latest(id_), room=room, scouts=rules.scouts, retries=rules.retry.max
         ):
             attempt = AttemptId(id_, name, number)
-            # What it follows is part of the key: an attempt of a person may have come in between.
+            # What it follows is part of the key, since an attempt of a person may have come in between; and the time,
+            # since a run may die before the coordinator has made an attempt of it.
             after = latest[name].run_id if name in latest else "nothing"
-            yield Wish(attempt, f"{attempt.workflow} after {after}")
+            yield Wish(attempt, f"{attempt.workflow} after {after} {int(time.time() // _AGAIN)}")

@@ -41,15 +41,15 @@ class Batch:
         digest = hashlib.sha256(" ".join(run_ids).encode()).hexdigest()[:16]
         return cls(tuple(run_ids), f"{digest} {int(time.time() // _AGAIN)}")
 
-    def config(self, job: str) -> dict[str, Any]:
-        """Configuration of a run of a job, whose only op has the job's name, for these attempts."""
-        return {"ops": {job: {"config": {"attempts": list(self.run_ids)}}}}
+    def config(self, op: str) -> dict[str, Any]:
+        """Configuration of a run of a job with this only op, for these attempts."""
+        return {"ops": {op: {"config": {"attempts": list(self.run_ids)}}}}
 
     @staticmethod
     def attempts(run: dg.DagsterRun) -> list[str]:
         """Read the attempts from a run's configuration."""
         config: Any = run.run_config
-        return list(config["ops"][run.job_name]["config"]["attempts"])
+        return [run_id for op in config["ops"].values() for run_id in op["config"]["attempts"]]
 
 
 def _life_line(site: Site, run_id: str) -> Path:

@@ -86,7 +86,7 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
             tags.STEP: step.tag,
             tags.GROUP: group_tag(step, run.tags[tags.PARTITION]),
             tags.ATTEMPT: str(_next(self._attempts(run, step))),
-            tags.STATE: State.QUEUED,
+            tags.STATE: State.QUEUED.value,
             tags.OF: run.run_id,
             # Dagster's own retries would resubmit a failed workflow behind our back.
             "dagster/max_retries": "0",

@@ -39,7 +39,7 @@ def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
     The caller must ask `cancel_asked` afterwards: this event makes STARTED even of a run that was cancelled meanwhile.
     """
     _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} is being submitted.")
-    instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED})
+    instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
 
 
 def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
@@ -53,7 +53,7 @@ def submitted(
 ) -> None:
     """Write that an attempt's workflow is at the WMS."""
     found = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run, tags.FOLDER: folder}
-    instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED})
+    instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
 
 
 def set_state(
@@ -68,7 +68,7 @@ def set_state(
     """
     if not is_allowed(attempt.state, state):
         raise ValueError(f"{state} may not follow {attempt.state} (run {attempt.run_id})")
-    instance.add_run_tags(attempt.run_id, {tags.STATE: state, **(more or {})})
+    instance.add_run_tags(attempt.run_id, {tags.STATE: state.value, **(more or {})})
 
 
 def note(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, metadata: Metadata | None = None) -> None:

@@ -3,7 +3,8 @@
 Uses of ``dagster._core``: `DefinitionsLoadContext`. A code server reads the ledger when it loads; each run's worker
 must see the same campaigns as the server that launched it, also when others were created meanwhile, so what was read
 travels with the run as Dagster's reconstruction metadata. Dagster's own integrations do the same; the class is not
-documented. `DagsterGrpcClient.reload_code` is what the button "Reload" calls.
+documented. `DagsterGrpcClient.reload_code` is what the button "Reload" calls. `UnresolvedAssetJobDefinition` is only
+the name of what `dagster.define_asset_job` returns.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import json
 
 import dagster as dg
 from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext, DefinitionsLoadType
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 from dagster._grpc.client import DagsterGrpcClient
 
 from cm_dagster.ledger import campaigns
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["digest", "load_specs", "reload_code_server"]
+__all__ = ["AssetJob", "load_specs", "reload_code_server"]
 
 _KEY = "cm_dagster"
 
@@ -37,11 +39,6 @@ def load_specs() -> list[CampaignSpec]:
 def _read(instance: dg.DagsterInstance) -> str:
     known = campaigns.load_all(instance).values()
     return json.dumps([each.spec.model_dump(mode="json") for each in known])
-
-
-def digest(names: list[str]) -> str:
-    """Tell sets of campaigns apart: a campaign's specification never changes, so its name says all."""
-    return " ".join(sorted(names))
 
 
 def reload_code_server(address: str) -> None:

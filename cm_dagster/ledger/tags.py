@@ -15,6 +15,7 @@ __all__ = [
     "OF",
     "OUTPUT_RUN",
     "PARTITION",
+    "RETRY_DEAD",
     "STATE",
     "STATE_TAGS",
     "STEP",
@@ -54,6 +55,9 @@ OF: Final = "cm/of"
 """Id of the run that the state tags belong to: a re-execution copies tags, which are then not its own."""
 USER: Final = "cm/user"
 PARTITION: Final = "dagster/partition"
+
+RETRY_DEAD: Final = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "false"}
+"""For runs that may be repeated: Dagster does so when their worker dies, but not when they fail by themselves."""
 
 STATE_TAGS: Final = (STATE, WMS_ID, SUBMIT_DIR, OUTPUT_RUN, FOLDER, FINALIZED, CANCELLED)
 """Tags that tell how an attempt went; a re-execution must not inherit them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,7 +16,7 @@ from typing import Self
 
 from cm_dagster.errors import CmError
 from cm_dagster.local.deployment import Deployment
-from cm_dagster.local.wms.process import start_time
+from cm_dagster.local.wms.process import alive, born, send
 
 __all__ = ["Servers", "free_port", "stop_left_over"]
 
@@ -25,6 +24,10 @@ _STOP = 20.0
 """Seconds that a server gets to stop by itself."""
 _START = 120.0
 """Seconds that the webserver gets to answer."""
+_LOADED = """
+    {workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {
+        __typename ... on PythonError {message}}}}}}
+"""
 
 
 def free_port() -> int:
@@ -70,8 +73,7 @@ class Servers:
 
     def start(self, name: str) -> None:
         """Start one server: ``code``, ``web`` or ``daemon``."""
-        log = (self.deployment.logs / f"{name}.log").open("ab")
-        with log:
+        with (self.deployment.logs / f"{name}.log").open("ab") as log:
             # A session of its own: Ctrl-C is for us alone, and we end what we started. Started from Python, so that
             # SIGINT is not ignored: Dagster copies its handler to SIGTERM.
             process = subprocess.Popen(
@@ -110,7 +112,7 @@ class Servers:
         Raises
         ------
         CmError
-            If a server ends, or the UI does not come up in time.
+            If a server ends, the code location does not load, or the UI does not come up in time.
         """
         end = time.monotonic() + _START
         while not self._is_up():
@@ -122,19 +124,21 @@ class Servers:
             time.sleep(0.3)
 
     def _is_up(self) -> bool:
-        query = "{workspaceOrError{... on Workspace{locationEntries{loadStatus locationOrLoadError{__typename}}}}}"
         request = urllib.request.Request(
-            f"{self.url}/graphql", json.dumps({"query": query}).encode(), {"Content-Type": "application/json"}
+            f"{self.url}/graphql", json.dumps({"query": _LOADED}).encode(), {"Content-Type": "application/json"}
         )
         try:
             with urllib.request.urlopen(request, timeout=10) as answer:
                 entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
         except OSError:
             return False
-        return bool(entries) and all(
-            e["loadStatus"] == "LOADED" and (e["locationOrLoadError"] or {}).get("__typename") == "RepositoryLocation"
-            for e in entries
-        )
+        found = [entry["locationOrLoadError"] or {} for entry in entries if entry["loadStatus"] == "LOADED"]
+        for location in found:
+            if location.get("__typename") == "PythonError":
+                if "DagsterUserCodeUnreachableError" in location["message"]:
+                    return False  # still starting
+                raise CmError(f"the code location does not load: {location['message'].strip()}")
+        return bool(found)
 
     def _command(self, name: str) -> list[str]:
         port, code = str(self.port), str(self.code_port)
@@ -152,7 +156,7 @@ class Servers:
         return {**self.deployment.environment(), **address, "CM_CODE_SERVER": f"127.0.0.1:{self.code_port}"}
 
     def _write_pids(self) -> None:
-        known = {name: [process.pid, start_time(process.pid)] for name, process in self.running.items()}
+        known = {name: [process.pid, born(process.pid)] for name, process in self.running.items()}
         _pid_file(self.deployment).write_text(json.dumps(known))
 
 
@@ -161,19 +165,15 @@ def _pid_file(deployment: Deployment) -> Path:
 
 
 def stop_left_over(deployment: Deployment) -> None:
-    """End servers of a deployment whose owner was killed, by pid and start time, so that no other process is hit."""
+    """End the servers of a deployment that still run, by pid and start time, so that no other process is hit."""
     path = _pid_file(deployment)
     if not path.exists():
         return
-    left = [pid for pid, started in json.loads(path.read_text()).values() if _lives(pid, started)]
+    known = json.loads(path.read_text()).values()
     for sig, patience in ((signal.SIGTERM, _STOP), (signal.SIGKILL, 5.0)):
-        for pid in left:
-            os.kill(pid, sig)
+        for pid, since in known:
+            send(pid, since, sig)
         end = time.monotonic() + patience
-        while (left := [pid for pid in left if start_time(pid)]) and time.monotonic() < end:
+        while any(alive(pid, since) for pid, since in known) and time.monotonic() < end:
             time.sleep(0.1)
     path.unlink()
-
-
-def _lives(pid: int, started: int | None) -> bool:
-    return started is not None and start_time(pid) == started

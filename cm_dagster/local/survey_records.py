@@ -164,7 +164,8 @@ _DAY = 86400
 _EVENING = 0.3 * _DAY
 """From noon to the first exposure, in seconds."""
 _CADENCE = 38
-_EXPOSURE = 30 * u.s
+_EXPOSURE_TIME = 30.0
+_EXPOSURE = _EXPOSURE_TIME * u.s
 _CHUNK = 5000
 
 
@@ -255,7 +256,7 @@ class SyntheticSky:
             "day_obs": _day_obs(night),
             "physical_filter": _filter(SYNTHETIC.bands[number % len(SYNTHETIC.bands)]),
             "seq_num": place + 1,
-            "exposure_time": _EXPOSURE.value,
+            "exposure_time": _EXPOSURE_TIME,
             "target_name": "strip",
             "observation_reason": "science",
             "science_program": "mini",

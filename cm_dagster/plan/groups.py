@@ -249,9 +249,8 @@ def _neighbour(ordered: Sequence[Count], place: int, head: Row) -> Row | None:
 
 
 def _with_governors(columns: Sequence[str], head: Row, values: str) -> str:
-    return " AND ".join(
-        [*(one_of(column, [value]) for column, value in zip(columns, head, strict=False)), f"({values})"]
-    )
+    governed = [one_of(column, [value]) for column, value in zip(columns, head, strict=False)]
+    return " AND ".join([*governed, f"({values})" if governed and " OR " in values else values])
 
 
 def _named(
@@ -277,11 +276,19 @@ def _named(
 def _label(columns: Sequence[str], part: Sequence[Count], limits: Limits) -> str:
     """Say what is in a group: its first and last value, and whether it is larger than it should be."""
     first, last = part[0].row, part[-1].row
-    words = [
-        f"{column} {low}" if low == high else f"{column} {low}..{high}"
-        for column, low, high in zip(columns, first, last, strict=True)
-    ]
+    same = next((place for place in range(len(columns)) if first[place] != last[place]), len(columns))
+    words = [_words(columns[:same], first[:same])] if same else []
+    if same + 1 == len(columns):
+        words.append(f"{columns[-1]} {first[-1]}..{last[-1]}")
+    elif same < len(columns):
+        words.append(f"{_words(columns[same:], first[same:])} to {_words(columns[same:], last[same:])}")
+    if len(part) > 1:
+        words[-1] += f" ({len(part)} values)"
     quanta = sum(count.quanta or 0 for count in part)
     if limits.max_quanta is not None and quanta > limits.max_quanta:
         words.append(f"one value of {quanta} quanta, more than max_quanta {limits.max_quanta}")
     return ", ".join(words)
+
+
+def _words(columns: Sequence[str], row: Row) -> str:
+    return ", ".join(f"{column} {value}" for column, value in zip(columns, row, strict=True))

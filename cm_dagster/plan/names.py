@@ -53,6 +53,11 @@ class StepId:
         """Asset key of the step at the site."""
         return (self.campaign, self.step, self.site)
 
+    @property
+    def job(self) -> str:
+        """Name of the job whose runs are attempts at the step's groups."""
+        return "__".join((*self.asset, "attempts"))
+
     @classmethod
     def from_tag(cls, tag: str) -> StepId:
         """Read the value of a ``cm/step`` tag.

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from cm_dagster.errors import PlanError
 
-__all__ = ["MAX_LENGTH", "MAX_TERMS", "Row", "Value", "joined", "one_of", "quoted", "select", "span"]
+__all__ = ["MAX_LENGTH", "MAX_TERMS", "Row", "Value", "checked", "joined", "one_of", "quoted", "select", "span"]
 
 Value = int | str
 """Value of a dimension."""
@@ -112,19 +112,23 @@ def select(columns: Sequence[str], rows: Sequence[Row], before: Row | None = Non
         if low is None and high is None:
             whole.append(head)
         else:
-            parts.append(joined(span(columns[0], [head]), select(columns[1:], tails, low, high)))
+            parts.append(_both(span(columns[0], [head]), select(columns[1:], tails, low, high)))
     if whole:
         inner = sorted({tail for head in whole for tail in heads[head]})
-        parts.append(joined(span(columns[0], whole), _box(columns[1:], inner)))
+        parts.append(_both(span(columns[0], whole), _box(columns[1:], inner)))
     return parts[0] if len(parts) == 1 else " OR ".join(f"({part})" for part in parts)
 
 
 def _box(columns: Sequence[str], rows: Sequence[Row]) -> str:
     """Bound each column alone: enough where all existing rows under the heads belong to the group."""
-    return joined(*(span(column, [row[place] for row in rows]) for place, column in enumerate(columns)))
+    return " AND ".join(span(column, [row[place] for row in rows]) for place, column in enumerate(columns))
 
 
-def terms(predicate: str) -> int:
+def _both(head: str, rest: str) -> str:
+    return f"{head} AND ({rest})" if " OR " in rest else f"{head} AND {rest}"
+
+
+def _terms(predicate: str) -> int:
     """Count the values and ranges that a predicate made here lists."""
     return predicate.count(",") + predicate.count(" = ") + predicate.count(" IN ")
 
@@ -137,7 +141,7 @@ def checked(predicate: str) -> str:
     PlanError
         If it is longer than BPS can pass on, or lists more than Butler can take.
     """
-    length, listed = len(predicate.encode()), terms(predicate)
+    length, listed = len(predicate.encode()), _terms(predicate)
     if length <= MAX_LENGTH and listed <= MAX_TERMS:
         return predicate
     raise PlanError(

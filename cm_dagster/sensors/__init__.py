@@ -6,11 +6,12 @@ to the WMS, while ``watch`` goes on following what runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from cm_dagster.control.site import Site
+from cm_dagster.ledger.loading import AssetJob
 from cm_dagster.sensors.advance import advance_sensor
 from cm_dagster.sensors.campaigns import campaigns_sensor
 from cm_dagster.sensors.chain import chain_sensor
@@ -22,7 +23,7 @@ __all__ = ["all_sensors"]
 
 
 def all_sensors(
-    site: Site, *, jobs: dict[str, dg.JobDefinition], names: Sequence[str], assets: Sequence[dg.AssetsDefinition]
+    site: Site, *, jobs: Mapping[str, dg.JobDefinition], step_jobs: Sequence[AssetJob], names: Sequence[str]
 ) -> list[dg.SensorDefinition]:
     """Make the sensors of a site's code location.
 
@@ -32,10 +33,10 @@ def all_sensors(
         The site.
     jobs
         The site's jobs, by stage.
+    step_jobs
+        The jobs of its steps.
     names
         Names of the campaigns that the code location has loaded.
-    assets
-        The code location's assets.
     """
     made = [
         campaigns_sensor(site, names),
@@ -43,8 +44,8 @@ def all_sensors(
         watch_sensor(site, jobs["finalize"]),
         chain_sensor(site, jobs["chain"]),
     ]
-    if assets:
-        made.append(dispatch_sensor(site))
-        if site.spec.home:
-            made.append(advance_sensor(site))
+    if step_jobs:
+        made.append(dispatch_sensor(site, step_jobs))
+    if site.spec.home and names:
+        made.append(advance_sensor(site))
     return made

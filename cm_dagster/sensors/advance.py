@@ -7,6 +7,7 @@ import dagster as dg
 from cm_dagster.control.advance import ADVANCE, moves
 from cm_dagster.control.site import Site
 from cm_dagster.ledger import tags
+from cm_dagster.ledger.tags import RETRY_DEAD
 
 __all__ = ["advance_sensor"]
 
@@ -27,7 +28,7 @@ def advance_sensor(site: Site) -> dg.SensorDefinition:
             return dg.SkipReason("no step is complete, none may begin")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE})
+                dg.RunRequest(run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE, **RETRY_DEAD})
                 for move in due
             ]
         )

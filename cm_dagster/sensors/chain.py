@@ -33,7 +33,7 @@ def chain_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
         if not due:
             return dg.SkipReason("all accepted groups are chained")
         requests = [
-            dg.RunRequest(run_key=key, run_config={"ops": {job.name: {"config": {"step": step.tag}}}})
+            dg.RunRequest(run_key=key, run_config={"ops": {"chain_step": {"config": {"step": step.tag}}}})
             for step, key in due
         ]
         return dg.SensorResult(run_requests=requests)

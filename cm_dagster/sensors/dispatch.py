@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from cm_dagster.control.dispatch import wishes
 from cm_dagster.control.site import Site
 from cm_dagster.ledger import tags
+from cm_dagster.ledger.loading import AssetJob
 
 __all__ = ["dispatch_sensor"]
 
 
-def dispatch_sensor(site: Site) -> dg.SensorDefinition:
-    """Make the sensor of a site."""
+def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition:
+    """Make the sensor of a site.
+
+    Parameters
+    ----------
+    site
+        The site.
+    jobs
+        The jobs of its steps.
+    """
 
     @dg.sensor(
         name=f"dispatch_{site.name}",
-        target=dg.AssetSelection.tag(tags.KIND, tags.WORKFLOW),
+        jobs=jobs,
         minimum_interval_seconds=int(site.spec.tick),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Requests attempts at planned groups as slots come free; stop it to request nothing new.",
@@ -28,7 +39,7 @@ def dispatch_sensor(site: Site) -> dg.SensorDefinition:
         requests = [
             dg.RunRequest(
                 run_key=wish.run_key,
-                asset_selection=[dg.AssetKey(wish.id.step.asset)],
+                job_name=wish.id.step.job,
                 partition_key=wish.id.group,
                 tags={tags.BY: "dispatch", tags.WANT: str(wish.id.number)},
             )

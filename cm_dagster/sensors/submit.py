@@ -32,7 +32,7 @@ def submit_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
         due = batches(context.instance, site, job.name)
         if not due:
             return dg.SkipReason("nothing waits for submission, or no slot is free")
-        requests = [dg.RunRequest(run_key=batch.run_key, run_config=batch.config(job.name)) for batch in due]
+        requests = [dg.RunRequest(run_key=batch.run_key, run_config=batch.config("submit_attempts")) for batch in due]
         return dg.SensorResult(run_requests=requests)
 
     return sense

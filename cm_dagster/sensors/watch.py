@@ -33,7 +33,7 @@ def watch_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
         if seen.batch is None:
             return dg.SkipReason(seen.summary)
         context.log.info(seen.summary)
-        request = dg.RunRequest(run_key=seen.batch.run_key, run_config=seen.batch.config(job.name))
+        request = dg.RunRequest(run_key=seen.batch.run_key, run_config=seen.batch.config("finalize_attempts"))
         return dg.SensorResult(run_requests=[request])
 
     return sense

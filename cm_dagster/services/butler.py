@@ -210,7 +210,7 @@ class ButlerService:
             missing = [child for child in wanted if _info(butler, child) is None]
             if missing:
                 raise missing_collections(self.repo, missing, list(butler.collections.query("*")))
-            # One transaction: a chain that is refused (a cycle) must not stay behind, registered and empty.
+            # One transaction: what ends in between must not leave a chain that is registered and empty.
             with butler.transaction():
                 butler.collections.register(name, CollectionType.CHAINED)
                 butler.collections.redefine_chain(name, wanted)

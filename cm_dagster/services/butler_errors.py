@@ -56,7 +56,8 @@ def translated(repo: str, doing: str) -> Iterator[None]:
         In place of errors of Butler, its database or the network; others (our own, and bugs) pass.
     """
     from lsst.daf.butler import ButlerUserError
-    from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+    from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+    from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
     where = f"{doing} in {repo}"
     try:
@@ -66,9 +67,14 @@ def translated(repo: str, doing: str) -> Iterator[None]:
     except DBAPIError as error:
         text = _text(error.orig or error)
         advice = next((advice for words, advice in _PERMANENT if words in text), "")
-        raise ButlerError(f"{where}: {text}", advice=advice or _AGAIN, transient=not advice) from error
-    except SQLAlchemyError as error:  # e.g. no free connection in the pool
-        raise ButlerError(f"{where}: {_text(error)}", advice=_AGAIN, transient=True) from error
+        # Integrity: another process wrote the same at the same time.
+        passing = isinstance(error, OperationalError | InterfaceError | IntegrityError) or error.connection_invalidated
+        transient = passing and not advice
+        raise ButlerError(f"{where}: {text}", advice=advice or _AGAIN, transient=transient) from error
+    except SQLAlchemyError as error:
+        # No free connection in the pool; all others are settings that are wrong.
+        transient = isinstance(error, PoolTimeoutError)
+        raise ButlerError(f"{where}: {_text(error)}", advice=_AGAIN, transient=transient) from error
     except RecursionError as error:
         raise ButlerError(f"{where}: the predicate is too deeply nested", advice=_TYPES["InvalidQueryError"]) from error
     except FileNotFoundError as error:

@@ -24,6 +24,8 @@ _LONGEST = 600
 _TRACEBACK = "Traceback (most recent call last):"
 _RAISED = re.compile(r"(?P<kind>[A-Za-z_][\w.]*)(?:: ?(?P<message>.*))?")
 _RECORD = re.compile(r"(?:[A-Z]+ \d{4}-\d\d-\d\dT|[\w.]+ [A-Z]+: |lsst\.[\w.]+ )")
+_WRAPPERS = ("MPGraphExecutorError", "BpsSubprocessError")
+"""Exceptions that say only that something failed; its own exception stands before."""
 _USAGE = re.compile(r"^(?:\S+ [A-Z]+: )?Error: (?P<message>.+)$", re.MULTILINE)
 
 _EMPTY = re.compile(r"QuantumGraph was empty|QuantumGraph contains no quanta")
@@ -192,15 +194,21 @@ _ENDS = {
 
 
 def last_exception(text: str) -> LoggedError | None:
-    """Find the last exception whose traceback a log shows.
+    """Find the last exception whose traceback a log shows, and which is not just the news of another.
 
     Parameters
     ----------
     text
         The log.
     """
+    found = _exceptions(text)
+    telling = [error for error in found if error.kind.rpartition(".")[2] not in _WRAPPERS]
+    return next(reversed(telling or found), None)
+
+
+def _exceptions(text: str) -> list[LoggedError]:
     lines = text.splitlines()
-    found: LoggedError | None = None
+    found: list[LoggedError] = []
     in_traceback = False
     for number, line in enumerate(lines):
         if line.endswith(_TRACEBACK):
@@ -210,7 +218,7 @@ def last_exception(text: str) -> LoggedError | None:
             if raised := _RAISED.fullmatch(line):
                 more = _continuation(lines[number + 1 :])
                 message = "\n".join([raised["message"] or "", *more]).strip()
-                found = LoggedError(raised["kind"], message)
+                found.append(LoggedError(raised["kind"], message))
     return found
 
 

@@ -118,21 +118,21 @@ def _table(
 def _join(
     left: Sequence[str], left_rows: Iterable[Row], right: Sequence[str], right_rows: Iterable[Row]
 ) -> tuple[list[str], Iterator[Row]]:
-    """Join two tables on all columns that both have."""
+    """Join two tables on all columns that both have; the right one, which may be much longer, is read row by row."""
     common = [name for name in left if name in right]
-    extra = [name for name in right if name not in left]
-    key_right, key_left = [right.index(name) for name in common], [left.index(name) for name in common]
-    places = [right.index(name) for name in extra]
+    key_left, key_right = [left.index(name) for name in common], [right.index(name) for name in common]
+    places = [place for place, name in enumerate(right) if name not in left]
     found: dict[Row, list[Row]] = defaultdict(list)
-    for row in right_rows:
-        found[tuple(row[place] for place in key_right)].append(tuple(row[place] for place in places))
+    for row in left_rows:
+        found[tuple(row[place] for place in key_left)].append(row)
 
     def rows() -> Iterator[Row]:
-        for row in left_rows:
-            for more in found.get(tuple(row[place] for place in key_left), ()):
-                yield row + more
+        for row in right_rows:
+            more = tuple(row[place] for place in places)
+            for start in found.get(tuple(row[place] for place in key_right), ()):
+                yield start + more
 
-    return [*left, *extra], rows()
+    return [*left, *(right[place] for place in places)], rows()
 
 
 def _count(columns: Sequence[str], names: Sequence[str], rows: Iterable[Row], wanted: DimensionGroup) -> Counter[Row]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from cm_dagster.errors import NoInputsError
-from cm_dagster.plan.groups import Count, Group, Limits, expand, explicit_groups, found_groups, whole_group
+from cm_dagster.plan.groups import Count, Group, Limits, expand, explicit_groups, found_groups, natural, whole_group
 from cm_dagster.plan.predicates import Row, Value, joined, span
 from cm_dagster.services.butler import ButlerService, PipelineShape, Shape
 from cm_dagster.spec.models import CampaignSpec, GroupBy
@@ -74,8 +73,7 @@ def plan_groups(spec: CampaignSpec, step: str, butler: ButlerService, inputs: Se
     if by is None:
         return whole_group(wheres)
     limits = Limits(size=by.size, count=by.count, max_quanta=by.max_quanta)
-    work = None if by.max_quanta is None else butler.pipeline(spec.pipeline_of(step))
-    plan = _Plan(by, butler, inputs, spec.where_of(step), butler.shape(by.dimension), work)
+    plan = _plan(spec, step, by, butler, inputs)
     if by.values is None:
         return found_groups(plan.shape.columns, plan.shape.governors, plan.found(), limits, wheres)
     listed = expand(by.values, integers=plan.shape.integers)
@@ -101,38 +99,30 @@ def check_requirements(
     Returns
     -------
     requirements
-        One for each dataset type required, in the order of the file. ``all`` asks for a dataset for every value of the
-        step's dimension that the predicates (and the listed values) select; in a step that is not cut, for one dataset.
+        One for each dataset type required, in the order of the file. ``all`` asks for at least one dataset for every
+        value that the step is cut by; if it is cut by the very dataset type, for every value that the predicates
+        select; in a step that is not cut, for one dataset.
+
+    Raises
+    ------
+    ButlerError
+        If an input collection or a dataset type is not there, or the repository cannot be asked.
     """
-    where, by = spec.where_of(step), spec.steps[step].group_by
+    required, by = spec.settings(step).requirements, spec.steps[step].group_by
+    plan = _plan(spec, step, by, butler, inputs) if by is not None and "all" in required.values() else None
     result = []
-    for dataset, wanted in spec.settings(step).requirements.items():
-        if wanted == "all" and by is not None:
-            result.append(_all(by, butler, inputs, where, dataset))
+    for dataset, wanted in required.items():
+        if wanted == "all" and plan is not None:
+            result.append(plan.require_all(dataset))
         else:
-            result.append(_number(wanted, butler, inputs, where, dataset))
+            found = butler.dataset_count(dataset, inputs, spec.where_of(step))
+            result.append(Requirement(dataset, 1 if wanted == "all" else wanted, found))
     return result
 
 
-def _number(
-    wanted: int | Literal["all"], butler: ButlerService, inputs: Sequence[str], where: str, dataset: str
-) -> Requirement:
-    least = 1 if wanted == "all" else wanted
-    return Requirement(dataset, least, butler.dataset_count(dataset, inputs, where))
-
-
-def _all(by: GroupBy, butler: ButlerService, inputs: Sequence[str], where: str, dataset: str) -> Requirement:
-    shape = butler.shape(by.dimension)
-    if by.values is not None:
-        listed = expand(by.values, integers=shape.integers)
-        where = joined(where, span(by.dimension, listed))
-    wanted = {row for row, _ in butler.counts(shape.columns, None, inputs, where)}
-    if by.values is not None:
-        wanted = {row for row in wanted if row[-1] in set(listed)}
-    found = {row for row, _ in butler.counts(shape.columns, dataset, inputs, where)}
-    missing = sorted(wanted - found)[:_EXAMPLES]
-    examples = tuple(_words(shape.columns, row) for row in missing)
-    return Requirement(dataset, len(wanted), len(wanted & found), examples)
+def _plan(spec: CampaignSpec, step: str, by: GroupBy, butler: ButlerService, inputs: Sequence[str]) -> _Plan:
+    work = None if by.max_quanta is None else butler.pipeline(spec.pipeline_of(step))
+    return _Plan(by, butler, inputs, spec.where_of(step), butler.shape(by.dimension), work)
 
 
 @dataclass(frozen=True)
@@ -151,6 +141,28 @@ class _Plan:
     def columns(self) -> tuple[str, ...]:
         """Columns of listed values: a listed patch is meant in every tract."""
         return (*self.shape.columns[: self.shape.governors], self.by.dimension)
+
+    @property
+    def dataset(self) -> str | None:
+        """Dataset type that says where there is work: the one named, else the pipeline's input of finest data IDs."""
+        if self.by.dataset is not None or self.work is None:
+            return self.by.dataset
+        inputs = self.work.inputs
+        return min(inputs, key=lambda name: (-len(inputs[name]), name), default=None)
+
+    def require_all(self, dataset: str) -> Requirement:
+        """Find the values that have no dataset of a type."""
+        columns, where = self.shape.columns, self.where
+        listed = None if self.by.values is None else expand(self.by.values, integers=self.shape.integers)
+        if listed is not None:
+            columns, where = self.columns, joined(where, span(self.by.dimension, listed))
+        reference = None if self.dataset == dataset else self.dataset
+        wanted = {row for row, _ in self.butler.counts(columns, reference, self.inputs, where)}
+        if listed is not None:
+            wanted = {row for row in wanted if row[-1] in set(listed)}
+        missing = wanted.difference(row for row, _ in self.butler.counts(columns, dataset, self.inputs, where))
+        examples = tuple(_words(columns, row) for row in sorted(missing, key=natural)[:_EXAMPLES])
+        return Requirement(dataset, len(wanted), len(wanted) - len(missing), examples)
 
     def found(self) -> list[Count]:
         """Find the values that have data."""
@@ -178,40 +190,32 @@ class _Plan:
         return counts
 
     def _counts(self, columns: Sequence[str], where: str) -> list[Count]:
-        dataset = self.by.dataset or (None if self.work is None else _main_input(self.work))
-        counts = self.butler.counts(columns, dataset, self.inputs, where)
+        counts = self.butler.counts(columns, self.dataset, self.inputs, where)
         if self.work is None:
             return [Count(row, datasets) for row, datasets in counts]
-        quanta = self._quanta(columns, dataset, where, self.work.tasks)
+        quanta = self._quanta(columns, where, self.work.tasks)
         return [Count(row, datasets, quanta.get(row, 0)) for row, datasets in counts]
 
-    def _quanta(
-        self, columns: Sequence[str], dataset: str | None, where: str, tasks: Mapping[str, frozenset[str]]
-    ) -> dict[Row, int]:
+    def _quanta(self, columns: Sequence[str], where: str, tasks: Mapping[str, frozenset[str]]) -> dict[Row, int]:
         """Estimate quanta: each task has one for each of its data IDs that the inputs can lead to."""
         total: dict[Row, int] = {}
         dimensions = list(tasks.values())
         for own in sorted(set(dimensions), key=sorted):
-            for row, number in self.butler.counts(columns, dataset, self.inputs, where, own or columns):
+            for row, number in self.butler.counts(columns, self.dataset, self.inputs, where, own or columns):
                 total[row] = total.get(row, 0) + number * dimensions.count(own)
         return total
 
     def _asked(self, where: str) -> str:
-        what = f"{self.by.dimension} with {self.by.dataset}" if self.by.dataset else self.by.dimension
+        what = f"{self.by.dimension} with {self.dataset}" if self.dataset else self.by.dimension
         return f"{what} in {', '.join(self.inputs)} of {self.butler.repo} where {where or 'anything'}"
 
     def _advice(self) -> str:
-        if self.by.dataset is None:
+        if self.dataset is None:
             return "check the predicates of the campaign and the step, and that the dimension has records"
         return (
-            f"check that {self.by.dataset} is in these collections (`butler query-datasets`), the predicates of the"
+            f"check that {self.dataset} is in these collections (`butler query-datasets`), the predicates of the"
             " campaign and the step, and, if a step before makes it, what that step gave"
         )
-
-
-def _main_input(work: PipelineShape) -> str | None:
-    """Choose the input that says where a pipeline has work: the one of the finest data IDs."""
-    return min(work.inputs, key=lambda name: (-len(work.inputs[name]), name), default=None)
 
 
 def _words(columns: Sequence[str], row: Row) -> str:

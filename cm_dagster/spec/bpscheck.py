@@ -42,7 +42,7 @@ def _section(
         here = (*path, str(key))
         inner = SECTIONS.get(str(key))
         if reason := OWNED.get(str(key)):
-            yield Problem(here, f"is not for a campaign to set: {reason}")
+            yield Problem(here, f"cannot be set here: {reason}")
         elif inner is not None and key in known:
             yield from _inner(here, value, inner, variables, includes)
         elif key not in known and not re.fullmatch(NUMBERED, str(key)) and key not in variables:

@@ -2,7 +2,8 @@
 
 Sources: ``etc/bps_defaults.yaml``, the code and the quick start of lsst.ctrl.bps 30.2026.4300 (job settings are the
 fields of its ``GenericWorkflowJob`` in camel case), and code, defaults and site examples of its plugins for HTCondor
-(30.2026.300), PanDA (30.0.0) and Parsl (30.2026.4300). A test compares this module with the installed packages.
+(30.2026.300), PanDA (30.0.0) and Parsl (30.2026.4300), and our own (`cm_dagster.local.wms`). A test compares this
+module with the installed packages.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ _GENERAL = """
     bpsBatchSubmission bpsGenerateConfig bpsMakeCommand bpsPreCommandOpts bpsUseRunTempSpace bpsUseShared
     clusterAlgorithm createQuantumGraph defaultPreCmdOpts dryRun executeMachinesPattern executionButlerTemplate
     extraAggregateOptions extraInitOptions extraQgraphOptions extraRunQuantumOptions extraUpdateQgraphOptions
-    fileDistributionEndPoint idLinkPath includeConfigs initPreCmdOpts makeIdLink memoryLimit pipetaskDataQuery
-    pipetaskInput pipetaskOutput qgraphFileTemplate qgraphPreCmdOpts runPreCmdOpts
+    fileDistributionEndpoint fileDistributionEndPoint idLinkPath includeConfigs initPreCmdOpts makeIdLink
+    memoryLimit pipetaskDataQuery pipetaskInput pipetaskOutput qgraphFileTemplate qgraphPreCmdOpts runPreCmdOpts
     runQuantumCommand saveClusteredQgraph saveDot saveGenericWorkflow saveQgraph subDirTemplate templateDataId
-    updateQgraphPreCmdOpts updateQuantumGraph useLazyCommands useBpsShared validateClusteredQgraph whenSaveJobQgraph
+    updateQgraphPreCmdOpts updateQuantumGraph useBpsShared useLazyCommands useNodeIdInClusterName
+    validateClusteredQgraph whenSaveJobQgraph
 """
 
 _HTCONDOR = "overwriteJobFiles provisionResources releaseExpr"
@@ -68,10 +70,14 @@ _CLUSTER = """
     clusterTemplate dimensions equalDimensions findDependencyMethod partitionDimensions partitionMaxClusters
     partitionMaxSize pipetasks
 """
+_LOCAL_SITE = "cores preload warm"
+
 _PARSL_SITE = """
-    account class cmd_timeout commandPrefix constraint cores cores_per_node exclusive large max_blocks medium
-    mem_per_node monitorEnable monitorFilename monitorInterval nodes partition qos retries run_dir scheduler_options
-    singleton small strategy walltime xlarge
+    account class cmd_timeout commandPrefix constraint cores cores_per_node exclusive init_blocks large large_memory
+    large_walltime max_blocks medium medium_memory medium_walltime mem_per_node memory min_blocks monitorEnable
+    monitorFilename monitorInterval nodes nodes_per_block partition port qos queue retries run_dir scheduler_options
+    singleton small small_memory small_walltime strategy tasks_per_node walltime worker_init worker_options
+    wq_max_retries xlarge
 """
 _PROVISIONING = """
     provisioningAccountingUser provisioningCheckInterval provisioningExtraOptions provisioningMaxIdleTime
@@ -102,7 +108,7 @@ SECTIONS: MappingProxyType[str, Section] = MappingProxyType(
         "profile": Section(free=True),
         "provisioning": Section(settings=False, own=_words(_PROVISIONING)),
         "remoteBuild": Section(own=_words("enabled files")),
-        "site": Section(named=True, own=_words(_PARSL_SITE)),
+        "site": Section(named=True, own=_words(_PARSL_SITE) | _words(_LOCAL_SITE)),
         "wmsConfig": Section(free=True),
     }
 )

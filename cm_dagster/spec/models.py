@@ -83,12 +83,12 @@ class StackSpec(Model):
     """The LSST software that runs `bps submit`; it need not be that of cm_dagster itself."""
 
     version: str = ""
-    """Version of the stack, e.g. `w_2026_43`; needed where `setup` is eups."""
+    """Version of the stack, e.g. `w_2026_43`; by default none. `setup: eups` needs it."""
     setup: Literal["none", "eups", "script"] = "none"
     """How the stack is set up before `bps submit`: `none` (the site has it at hand; the default), `eups` (the site's
     EUPS installation of `version`), or `script` (the lines of `script`)."""
     script: ShellLines = ""
-    """Lines of bash that set the stack up, for `setup: script`."""
+    """Lines of bash that set the stack up, for `setup: script`; by default none."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -68,11 +68,11 @@ class SiteSpec(Model):
     bps: BpsSettings = Field(default={})
     """BPS settings for all workflows at the site, under those of the campaign; by default none."""
     stack: SiteStack = SiteStack()
-    """How the LSST software is set up at the site."""
+    """What the site adds to the set-up of a campaign's stack."""
     submit: SubmitSpec = SubmitSpec()
-    """How workflows are submitted."""
+    """How workflows are submitted at the site."""
     limits: LimitsSpec = LimitsSpec()
-    """How much the site takes."""
+    """How much the site takes at once."""
     tick: float = Field(default=30.0, gt=0)
     """Time between two looks at the WMS, in seconds; by default 30."""
     env: dict[EnvName, str] = Field(default={})

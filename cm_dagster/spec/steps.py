@@ -29,7 +29,8 @@ def graph_problems(needs: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
                 yield Problem(here, f"names {name} twice", "each once")
     for circle in _circles(needs):
         shown = " -> ".join((*circle, circle[0]))
-        yield Problem(("steps", circle[0], "needs"), f"steps need each other in a circle: {shown}", "no circle")
+        message = f"steps need each other in a circle: {shown}" if len(circle) > 1 else f"{shown}: it needs itself"
+        yield Problem(("steps", circle[0], "needs"), message, "no circle")
 
 
 def _circles(needs: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:

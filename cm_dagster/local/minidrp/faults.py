@@ -2,7 +2,7 @@
 
 The file named by ``$CM_MINIDRP_FAULTS`` holds a JSON list of rules, e.g.::
 
-    [{"task": "isr", "where": {"exposure": 903334, "detector": [0, 16]}, "action": "raise",
+    [{"task": "isr", "where": "exposure=903334 AND detector=16", "action": "raise",
       "exception": "builtins.RuntimeError", "message": "bad pixel map", "times": 1},
      {"task": "calibrateImage", "action": "partial", "keep": ["calexp"]},
      {"task": "makeWarp", "action": "memory", "megabytes": 6000}]
@@ -14,6 +14,7 @@ folder beside the rules), as attempts are processes of their own.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 from lsst.pipe.base import AlgorithmError, NoWorkFound
 from lsst.utils import doImportType
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, TypeAdapter, field_validator
 
 __all__ = ["FAULTS", "STATE", "Fault", "PartialOutputsError", "load_faults", "strike"]
 
@@ -56,8 +57,8 @@ class Fault(BaseModel):
     ``megabytes`` and is killed, as by the kernel, where the job was given less."""
     task: str | None = None
     """Label of the task; None: all."""
-    where: dict[str, int | str | list[int | str]] = {}
-    """Values (or lists of values) of the data ID's dimensions; empty: all quanta."""
+    where: str = ""
+    """Values of the data ID's dimensions, ``NAME=VALUE AND ...``; empty: all quanta."""
     times: int | None = None
     """How many attempts of each quantum fail; None: all."""
     exception: str = "builtins.ValueError"
@@ -81,12 +82,27 @@ class Fault(BaseModel):
         """
         if self.task is not None and self.task != task:
             return False
-        return all(
-            name in data_id and data_id[name] in (wanted if isinstance(wanted, list) else [wanted])
-            for name, wanted in self.where.items()
-        )
+        return all(str(data_id.get(name)) == value for name, value in _terms(self.where))
+
+    @field_validator("where")
+    @classmethod
+    def _check_where(cls, where: str) -> str:
+        _terms(where)
+        return where
 
 
+def _terms(where: str) -> list[tuple[str, str]]:
+    """Take a predicate apart into dimensions and their values."""
+    terms = []
+    for text in re.split(r"\s+AND\s+", where.strip()) if where.strip() else []:
+        term = _TERM.fullmatch(text)
+        if term is None:
+            raise ValueError(f"{text!r} is not NAME=VALUE")
+        terms.append((term[1], term[2] or term[3]))
+    return terms
+
+
+_TERM = re.compile(r"""(\w+)\s*=\s*(?:'([^']+)'|([^\s'"]+))""")
 _RULES = TypeAdapter(list[Fault])
 
 

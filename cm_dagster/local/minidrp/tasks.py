@@ -43,7 +43,9 @@ class NoConnections(PipelineTaskConnections, dimensions=()):
 class MiniConfig(PipelineTaskConfig, pipelineConnections=NoConnections):
     """Settings that all tasks have."""
 
-    burn = RangeField(doc="CPU time that each quantum uses up, in seconds.", dtype=float, default=0.0, min=0.0)
+    burn = RangeField(  # type: ignore[no-untyped-call]
+        doc="CPU time that each quantum uses up, in seconds.", dtype=float, default=0.0, min=0.0
+    )
 
 
 class MiniTask(PipelineTask):

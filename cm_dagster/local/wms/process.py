@@ -226,21 +226,21 @@ def _try_lock(descriptor: int, number: int) -> bool:
     return True
 
 
-_WIDE = 2**20
+_GATE = 2**20
 
 
 class Slots:
     """The cores of the machine, shared by all runners: one lock each.
 
-    A job of several cores takes them one by one and keeps what it has, so that it is not starved by small jobs; only
-    one job on the machine may do so at a time, so that no two wait for each other.
+    Whoever takes cores holds the gate meanwhile. A job of several cores keeps the gate, and the cores that it has got,
+    until it has got all: so it is not starved by small jobs, and no two such jobs wait for each other.
 
     Parameters
     ----------
     path
         File of the locks.
     cores
-        Number of cores that this runner may use of.
+        Number of cores that this runner may use.
     """
 
     def __init__(self, path: Path, cores: int) -> None:
@@ -262,27 +262,21 @@ class Slots:
         slots
             Numbers of the cores, to be released when the job ends; None if there are not enough free.
         """
-        count = max(1, min(count, self._cores))
-        if count > 1 and not _try_lock(self._file, _WIDE):
+        if not _try_lock(self._file, _GATE):
             return None
+        count = max(1, min(count, self._cores))
         for number in range(self._cores):
-            if len(self._saved) >= count:
-                break
-            if number not in self._held and _try_lock(self._file, number):
+            if len(self._saved) < count and number not in self._held and _try_lock(self._file, number):
                 self._held.add(number)
                 self._saved.append(number)
         if len(self._saved) < count:
+            if count == 1:
+                self._unlock(_GATE)
             return None
         slots, self._saved = self._saved, []
+        self._unlock(_GATE)
         self.release(slots[count:])
-        self._unlock(_WIDE)
         return slots[:count]
-
-    def forget(self) -> None:
-        """Give back what was saved for a job that will not be started."""
-        self.release(self._saved)
-        self._saved = []
-        self._unlock(_WIDE)
 
     def release(self, slots: list[int]) -> None:
         """Give cores back.

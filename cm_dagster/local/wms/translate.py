@@ -116,4 +116,4 @@ def _log(config: BpsConfig, job: GenericWorkflowJob, folder: Path) -> str:
     """Tell where BPS wants a job's logs; parts of the template that the job has no value for are left out."""
     _, template = config.search("subDirTemplate", opt={"replaceVars": False, "default": "{label}"})
     values = defaultdict(str, {name: str(value) for name, value in job.tags.items()} | {"label": job.label})
-    return os.path.normpath(folder / "logs" / str(template).format_map(values) / job.name)
+    return os.path.normpath(str(folder / "logs" / str(template).format_map(values) / str(job.name)))

@@ -136,5 +136,8 @@ def test_job_cause_is_the_last_exception_of_its_log(tmp_path: Path) -> None:
     log = tmp_path / "job.stderr"
     log.write_text("x\nTraceback (most recent call last):\n  File 'a'\nRuntimeError: bad pixel map\n\nmore\n")
     assert job_cause(log) == "RuntimeError: bad pixel map"
+    with log.open("a") as more:
+        more.write("Traceback (most recent call last):\n  File 'b'\nx.MPGraphExecutorError: One or more tasks failed\n")
+    assert job_cause(log) == "RuntimeError: bad pixel map"
     log.write_text("slurmstepd: error: Exceeded memory limit\n")
     assert job_cause(log) == "slurmstepd: error: Exceeded memory limit"

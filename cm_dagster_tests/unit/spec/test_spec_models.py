@@ -1,3 +1,5 @@
+"""Campaigns and sites that are right: what the models make of them."""
+
 from __future__ import annotations
 
 import json

@@ -1,0 +1,49 @@
+"""The command line, ``cm``.
+
+Modules of commands are imported when their command is run, and import Dagster and the Rubin packages inside of the
+functions that use them: ``cm --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import click
+
+from cm_dagster.cli.root import Root
+
+__all__ = ["cm", "main"]
+
+
+@click.group(
+    cls=Root,
+    commands_in={
+        "campaign": ("cm_dagster.cli.campaign:campaign", "Make, start and look at campaigns."),
+        "demo": ("cm_dagster.cli.demo:demo", "Run a campaign on real survey records on this machine."),
+        "doctor": ("cm_dagster.cli.doctor:doctor", "Check this installation, the deployment and the site."),
+        "group": ("cm_dagster.cli.group:group", "Look at groups and their attempts."),
+        "plan": ("cm_dagster.cli.plan:plan", "Show groups and what would be submitted; nothing is written."),
+        "schema": ("cm_dagster.cli.schema:schema", "Print the JSON schema of campaign or site files."),
+        "status": ("cm_dagster.cli.status:status", "Show how far campaigns are, and what they wait for."),
+        "ui": ("cm_dagster.cli.demo:ui", "Start the web UI and the daemon on this machine."),
+    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(package_name="cm-dagster", prog_name="cm")
+def cm() -> None:
+    """Campaign management for the Rubin Observatory on Dagster.
+
+    \b
+    Exit codes: 0  done
+                1  a service or the ledger failed or refused; `error:` says why, `what to do:` how to go on
+                2  bad input: a wrong command line, or a wrong file (one line for each fault)
+
+    \b
+    Environment: DAGSTER_HOME  folder with dagster.yaml, the same as the daemon's
+                 CM_SITES      path of sites.yaml
+                 CM_SITE       the site that this host works for, where sites.yaml has several
+                 CM_USER       name that decisions are recorded under; by default the account's
+    """  # noqa: D301  (click wants the character \b)
+
+
+def main() -> None:
+    """Run ``cm``; the entry point of the installed command."""
+    cm.main()

@@ -1,0 +1,92 @@
+"""What commands work with: the ledger, the site file, the user."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cm_dagster.errors import CmError, LedgerError
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from cm_dagster.spec import Sites
+
+__all__ = ["home_folder", "ledger", "sites_option", "user"]
+
+_STORAGE_HINT = "`cm doctor` says what is wrong with the storage; if it was a restart of its database, try again"
+
+
+def user() -> str:
+    """Give the name that decisions are recorded under: ``CM_USER``, else that of the account."""
+    return os.environ.get("CM_USER") or getpass.getuser()
+
+
+def home_folder() -> Path:
+    """Give Dagster's home folder.
+
+    Raises
+    ------
+    CmError
+        If ``DAGSTER_HOME`` is not set, or is not the absolute path of a folder with a dagster.yaml.
+    """
+    value = os.environ.get("DAGSTER_HOME", "")
+    advice = "set it to the folder of this deployment's dagster.yaml, as it is set for the daemon and the web UI"
+    if not value:
+        raise CmError("DAGSTER_HOME is not set", advice=advice)
+    folder = Path(value)
+    if not folder.is_absolute():
+        raise CmError(f"DAGSTER_HOME is {value!r}, not an absolute path", advice=advice)
+    if not (folder / "dagster.yaml").is_file():
+        what = "has no dagster.yaml" if folder.is_dir() else "does not exist"
+        raise CmError(f"DAGSTER_HOME is {value}, which {what}", advice=advice)
+    return folder
+
+
+@contextmanager
+def ledger() -> Iterator[dg.DagsterInstance]:
+    """Open the ledger: the storage of the Dagster instance.
+
+    Raises
+    ------
+    CmError
+        If the environment does not say where it is.
+    LedgerError
+        If it cannot be opened, or fails meanwhile.
+    """
+    home_folder()
+    import dagster as dg
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        with dg.DagsterInstance.get() as instance:
+            yield instance
+    except (SQLAlchemyError, dg.DagsterError, ImportError) as error:
+        text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+        cause = f"Dagster's storage cannot be used: {type(error).__name__}: {text}"
+        raise LedgerError(cause, advice=_STORAGE_HINT, transient=True) from error
+
+
+def sites_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--sites``."""
+    return click.option(
+        "--sites",
+        "sites_file",
+        type=click.Path(path_type=Path),
+        envvar="CM_SITES",
+        show_envvar=True,
+        help="Site file to check the campaign against.",
+    )(command)
+
+
+def known_sites(path: Path | None) -> Sites | None:
+    """Load a site file; None if there is none to load."""
+    from cm_dagster.spec import load_sites
+
+    return None if path is None else load_sites(path)

@@ -1,0 +1,321 @@
+"""Where campaigns stand, for people and for scripts: one look at the ledger, no service is asked."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from cm_dagster.control.health import Health, Progress, read_health, read_progress
+from cm_dagster.control.history import end_message, iso
+from cm_dagster.control.reasons import Action, failed_action, reason_for
+from cm_dagster.control.steps import Board, load_boards
+from cm_dagster.ledger import campaigns
+from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of
+from cm_dagster.plan.groups import Group
+from cm_dagster.plan.names import StepId
+from cm_dagster.policy.dispatch import choose_groups
+from cm_dagster.policy.progress import CampaignState, StepFacts, StepState, campaign_state, step_state
+from cm_dagster.policy.states import GroupState, State, group_state
+
+__all__ = ["CampaignView", "Failure", "GroupView", "SiteView", "StepView", "groups_of", "overview"]
+
+_SHOWN = 20
+"""Most groups of a step of which the cause of failure is looked up."""
+
+_AT_THE_WMS = frozenset({State.CLAIMED, State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.CANCELLING})
+"""States of attempts of which only the WMS can tell how they go on."""
+
+
+@dataclass(frozen=True)
+class GroupView:
+    """A group and its latest attempt."""
+
+    step: StepId
+    group: Group
+    state: GroupState
+    attempt: Attempt | None = None
+    """None if it has none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        attempt = self.attempt
+        return {
+            "step": self.step.step,
+            "group": self.group.name,
+            "site": self.group.site,
+            "state": str(self.state),
+            "attempt": attempt.id.number if attempt else None,
+            "run_id": attempt.run_id if attempt else None,
+            "wms_id": (attempt.wms_id or None) if attempt else None,
+            "size": self.group.size,
+            "quanta": self.group.quanta,
+            "datasets": self.group.datasets,
+            "label": self.group.label,
+            "where": self.group.where,
+        }
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A group that needs a person, and why."""
+
+    group: str
+    site: str
+    state: GroupState
+    attempt: int
+    run_id: str
+    cause: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {
+            "group": self.group,
+            "site": self.site,
+            "state": str(self.state),
+            "attempt": self.attempt,
+            "run_id": self.run_id,
+            "cause": self.cause,
+        }
+
+
+@dataclass(frozen=True)
+class StepView:
+    """Where a step stands."""
+
+    step: str
+    state: StepState
+    groups: Mapping[GroupState, int]
+    """Number of groups in each state, each state named; all 0 before the step is planned."""
+    reason: str = ""
+    """Why it waits or is blocked and what to do about it; empty where nothing needs to be said."""
+    failures: tuple[Failure, ...] = ()
+    """Some of the groups that failed or are held."""
+    jobs: Mapping[str, int] = field(default_factory=dict)
+    """Number of jobs in each state, of the workflows in flight, as last seen."""
+
+    @property
+    def total(self) -> int:
+        """Number of groups."""
+        return sum(self.groups.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {
+            "step": self.step,
+            "state": str(self.state),
+            "groups": {"total": self.total, **{str(state): count for state, count in self.groups.items()}},
+            "reason": self.reason,
+            "failures": [failure.to_json() for failure in self.failures],
+            "jobs": dict(self.jobs),
+        }
+
+
+@dataclass(frozen=True)
+class SiteView:
+    """Whether the WMS of a site answers."""
+
+    site: str
+    health: Health
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        since = iso(self.health.since) if self.health.since else None
+        return {"site": self.site, "answers": self.health.answers, "since": since, "cause": self.health.cause}
+
+
+@dataclass(frozen=True)
+class CampaignView:
+    """Where a campaign stands."""
+
+    campaign: str
+    state: CampaignState
+    started: bool
+    output: str
+    """Its output collection."""
+    steps: tuple[StepView, ...]
+    """In the order in which they run."""
+    sites: tuple[SiteView, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {
+            "campaign": self.campaign,
+            "state": str(self.state),
+            "started": self.started,
+            "output": self.output,
+            "steps": [step.to_json() for step in self.steps],
+            "sites": [site.to_json() for site in self.sites],
+        }
+
+
+def overview(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -> list[CampaignView]:
+    """Say where campaigns stand.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    names
+        Names of the campaigns; by default all.
+
+    Raises
+    ------
+    LedgerError
+        If there is no campaign of such a name.
+    """
+    wanted = None if names is None else [campaigns.find(instance, name).spec.campaign for name in names]
+    boards = load_boards(instance, wanted)
+    sites = sorted({site for board in boards for site in board.campaign.spec.sites})
+    look = _Look(
+        instance,
+        index_of(instance),
+        read_health(instance, sites),
+        {run_id: entry for site in sites for run_id, entry in read_progress(instance, site).items()},
+    )
+    return [look.campaign(board) for board in boards]
+
+
+def groups_of(
+    board: Board, step: str, index: AttemptIndex, health: Mapping[str, Health] | None = None
+) -> list[GroupView]:
+    """List the groups of a step with their states, in order; none before it is planned.
+
+    Parameters
+    ----------
+    board
+        Where the campaign stands.
+    step
+        Name of the step.
+    index
+        All attempts.
+    health
+        Health of sites; where the WMS does not answer, what is in its hands is unknown.
+    """
+    plan = board.plans.get(step)
+    if plan is None:
+        return []
+    ids = {site: StepId(board.name, step, site) for site in plan.sites}
+    latest = {site: index.of_step(id_) for site, id_ in ids.items()}
+    deaf = {site for site, entry in (health or {}).items() if not entry.answers}
+    return [
+        GroupView(ids[group.site], group, _shown(attempt, group.site in deaf), attempt)
+        for group in plan.groups
+        for attempt in [latest[group.site].get(group.name)]
+    ]
+
+
+def _shown(attempt: Attempt | None, deaf: bool) -> GroupState:
+    if attempt is None:
+        return group_state(None)
+    return GroupState.UNKNOWN if deaf and attempt.state in _AT_THE_WMS else group_state(attempt.state)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look at everything that is known."""
+
+    instance: dg.DagsterInstance
+    index: AttemptIndex
+    health: Mapping[str, Health]
+    progress: Mapping[str, Progress]
+
+    def campaign(self, board: Board) -> CampaignView:
+        spec = board.campaign.spec
+        steps: dict[str, StepView] = {}
+        for name in spec.order():
+            steps[name] = self._step(board, name, {need: steps[need].state for need in spec.steps[name].needs})
+        return CampaignView(
+            campaign=board.name,
+            state=campaign_state(board.campaign.started, [step.state for step in steps.values()]),
+            started=board.campaign.started,
+            output=spec.butler.output,
+            steps=tuple(steps.values()),
+            sites=tuple(SiteView(site, self.health[site]) for site in spec.sites),
+        )
+
+    def _step(self, board: Board, step: str, needs: Mapping[str, StepState]) -> StepView:
+        groups = groups_of(board, step, self.index, self.health)
+        counts = Counter(group.state for group in groups)
+        counted = {state: counts[state] for state in GroupState}
+        action = self._action(board, step, counted)
+        facts = self._facts(board, step, counted, action)
+        state = step_state(facts)
+        sites = {group.step.site for group in groups if group.state is GroupState.UNKNOWN}
+        deaf = {site: self.health[site] for site in sites if not self.health[site].answers}
+        return StepView(
+            step=step,
+            state=state,
+            groups=counted,
+            reason=reason_for(board, step, state, facts, needs=needs, action=action, deaf=deaf),
+            failures=self._failures(groups),
+            jobs=self._jobs(groups),
+        )
+
+    def _action(self, board: Board, step: str, counts: Mapping[GroupState, int]) -> Action | None:
+        """Look at the run that the step waits for now: of its inputs, of its chain, or of its collect."""
+        if step in board.collected:
+            return None
+        total = sum(counts.values())
+        ready = step in board.may_plan() if step not in board.plans else counts[GroupState.ACCEPTED] == total
+        return failed_action(self.instance, board, step, self.index) if ready else None
+
+    def _facts(self, board: Board, step: str, counts: Mapping[GroupState, int], action: Action | None) -> StepFacts:
+        planned = step in board.plans
+        retriable, going = self._by_themselves(board, step)
+        # Nothing is made ready before the campaign is started, so its first steps wait too.
+        ready = board.campaign.started or planned
+        return StepFacts(
+            needs_collected=ready and board.collected.issuperset(board.campaign.spec.steps[step].needs),
+            signed_off=board.signed_off(step),
+            planned=planned,
+            collected=step in board.collected,
+            action_failed=action is not None and action.failed,
+            groups=counts,
+            retriable=retriable,
+            held_back=counts[GroupState.PLANNED] > 0 and going == 0,
+        )
+
+    def _by_themselves(self, board: Board, step: str) -> tuple[int, int]:
+        """Count the failed and the planned groups of which an attempt would be requested were all slots free."""
+        plan = board.plans.get(step)
+        if plan is None:
+            return 0, 0
+        rules = board.campaign.spec.settings(step)
+        failed = planned = 0
+        for site in plan.sites:
+            id_ = StepId(board.name, step, site)
+            names = [group.name for group in plan.at(site)]
+            chosen = choose_groups(
+                names, self.index.latest(id_), room=len(names), scouts=rules.scouts, retries=rules.retry.max
+            )
+            again = sum(number > 1 for _, number in chosen)
+            failed += again
+            planned += len(chosen) - again
+        return failed, planned
+
+    def _failures(self, groups: Iterable[GroupView]) -> tuple[Failure, ...]:
+        bad = [(each, each.attempt) for each in groups if each.state in (GroupState.FAILED, GroupState.HELD)]
+        first = sorted(bad, key=lambda pair: pair[0].state is GroupState.HELD)[:_SHOWN]
+        return tuple(
+            Failure(
+                group=each.group.name,
+                site=each.step.site,
+                state=each.state,
+                attempt=attempt.id.number,
+                run_id=attempt.run_id,
+                cause=end_message(self.instance, attempt.run_id),
+            )
+            for each, attempt in first
+            if attempt is not None
+        )
+
+    def _jobs(self, groups: Iterable[GroupView]) -> dict[str, int]:
+        jobs: Counter[str] = Counter()
+        for each in groups:
+            entry = self.progress.get(each.attempt.run_id) if each.attempt else None
+            jobs.update(entry.jobs if entry else {})
+        return dict(sorted(jobs.items()))

@@ -47,7 +47,9 @@ def site_jobs(site: str) -> dict[str, dg.JobDefinition]:
         """Run the final jobs of workflows again whose outputs are not all in the registry."""
         finalize(context.instance, current_site(), context.op_config["attempts"], context.run_id, context.log)
 
-    @dg.op(name="chain_step", config_schema={"step": dg.Field(str, description="campaign/step/site")}, retry_policy=RETRY)
+    @dg.op(
+        name="chain_step", config_schema={"step": dg.Field(str, description="campaign/step/site")}, retry_policy=RETRY
+    )
     def chain_op(context: dg.OpExecutionContext) -> None:
         """Put the accepted groups of a step into its chain at this site."""
         update_chain(context, StepId.from_tag(context.op_config["step"]))

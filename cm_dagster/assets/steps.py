@@ -160,6 +160,8 @@ def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         description=f"All groups of {step}, in its output chain; and the chain of the campaign.",
     )
     def collected(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        if current_site().name in spec.sites:
+            update_chain(context, StepId(spec.campaign, step, current_site().name))  # the groups accepted last
         try:
             return dg.MaterializeResult(metadata=collect(context.instance, current_site(), spec, step))
         except CmError as error:

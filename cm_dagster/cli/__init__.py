@@ -6,6 +6,8 @@ functions that use them: ``cm --help`` answers at once.
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from cm_dagster.cli.root import Root
@@ -46,4 +48,5 @@ def cm() -> None:
 
 def main() -> None:
     """Run ``cm``; the entry point of the installed command."""
+    logging.basicConfig(level=logging.ERROR)  # what libraries retry by themselves is no news
     cm.main()

@@ -33,7 +33,7 @@ def group() -> None:
     "--state",
     "states",
     multiple=True,
-    type=click.Choice(list(GroupState)),
+    type=click.Choice([state.value for state in GroupState]),
     help="Only groups in this state; repeatable.",
 )
 @json_option

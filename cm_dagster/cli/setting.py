@@ -62,14 +62,30 @@ def ledger() -> Iterator[dg.DagsterInstance]:
     """
     home_folder()
     import dagster as dg
+
+    with _storage_errors(Exception):
+        instance = dg.DagsterInstance.get()
+    with instance, _storage_errors(dg.DagsterError):
+        yield instance
+
+
+@contextmanager
+def _storage_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise a message in place of what Dagster's storage raises: errors of some kinds, and all of its database."""
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        with dg.DagsterInstance.get() as instance:
-            yield instance
-    except (SQLAlchemyError, dg.DagsterError, ImportError) as error:
-        text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
-        cause = f"Dagster's storage cannot be used: {type(error).__name__}: {text}"
+        yield
+    except CmError:
+        raise
+    except Exception as error:
+        # dagster-postgres hides the database's error behind one of its own, without a base class.
+        root = error.__cause__ if isinstance(error.__cause__, SQLAlchemyError) else error
+        if not isinstance(root, (SQLAlchemyError, *kinds)):
+            raise
+        root = getattr(root, "orig", None) or root
+        text = next(iter(str(root).strip().splitlines()), "")
+        cause = f"Dagster's storage cannot be used: {type(root).__name__}: {text}"
         raise LedgerError(cause, advice=_STORAGE_HINT, transient=True) from error
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cm_dagster.control.overview import CampaignView, Failure, StepView
 
-__all__ = ["status"]
+__all__ = ["page", "status"]
 
 _TICK = 5.0
 _NAMES = 3
@@ -76,7 +76,7 @@ def _once(instance: dg.DagsterInstance, name: str | None, as_json: bool) -> None
         write_json(_document(views, name))
         return
     out = console()
-    for part in _page(instance, views, out):
+    for part in page(instance, views, out):
         out.print(part)
 
 
@@ -104,13 +104,13 @@ def _follow(instance: dg.DagsterInstance, name: str | None, every: float, as_jso
                 if as_json:
                     click.echo(json.dumps(_document(views, name), ensure_ascii=False))
                 else:
-                    for part in _page(instance, views, out):
+                    for part in page(instance, views, out):
                         out.print(part)
             return
         with Live(console=out, auto_refresh=False, vertical_overflow="crop") as live:
             for views in _looks(instance, name, every):
                 stamp = f"{time.strftime('%H:%M:%S')}, again every {every:g} s; Ctrl-C ends this, not the campaign"
-                live.update(Group(*_page(instance, views, out), stamp), refresh=True)
+                live.update(Group(*page(instance, views, out), stamp), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -124,8 +124,18 @@ def _looks(instance: dg.DagsterInstance, name: str | None, every: float) -> Iter
         time.sleep(every)
 
 
-def _page(instance: dg.DagsterInstance, views: list[CampaignView], out: Console) -> Iterator[RenderableType]:
-    """Write what is shown, campaign by campaign."""
+def page(instance: dg.DagsterInstance, views: list[CampaignView], out: Console) -> Iterator[RenderableType]:
+    """Write where campaigns stand, as lines and tables for a console.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance, of which it is said if nothing moves for lack of a daemon.
+    views
+        The campaigns.
+    out
+        The console, whose width counts.
+    """
     from cm_dagster.cli.checks_dagster import check_daemon
 
     if not views:

@@ -32,9 +32,17 @@ class Move:
 
 
 def chains_due(instance: dg.DagsterInstance, site: Site) -> list[tuple[StepId, str]]:
-    """Name the steps with accepted groups that are not in the step's chain at a site, each with a run key."""
+    """Name the steps with accepted groups that are not in the step's chain at a site, each with a run key.
+
+    A step that can be collected is left out at the home site: its collection chains the last groups itself.
+    """
     boards = [board for board in load_boards(instance) if board.campaign.started]
-    steps = [StepId(board.name, step, site.name) for board in boards for step in board.active]
+    steps = [
+        StepId(board.name, step, site.name)
+        for board in boards
+        for step in board.active
+        if not site.spec.home or missing_groups(instance, board.plans[step], except_chains_of=site.name)
+    ]
     index = index_of(instance)
     chained = read_chained(instance, steps)
     due = []
@@ -49,11 +57,11 @@ def _digest(document: object) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def moves(instance: dg.DagsterInstance) -> list[Move]:
+def moves(instance: dg.DagsterInstance, home: Site) -> list[Move]:
     """Say what each started campaign does next: collect steps that are complete, plan those that may begin."""
     started = [board for board in load_boards(instance) if board.campaign.started]
     busy = _under_way(instance)
-    due = (_move(instance, board, busy) for board in started)
+    due = (_move(instance, home, board, busy) for board in started)
     return [move for move in due if move.assets]
 
 
@@ -63,8 +71,9 @@ def _under_way(instance: dg.DagsterInstance) -> set[dg.AssetKey]:
     return {key for run in instance.get_runs(wanted) for key in run.asset_selection or ()}
 
 
-def _move(instance: dg.DagsterInstance, board: Board, busy: set[dg.AssetKey]) -> Move:
-    complete = [step for step in board.active if not missing_groups(instance, board.plans[step])]
+def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.AssetKey]) -> Move:
+    plans = board.plans
+    complete = [s for s in board.active if not missing_groups(instance, plans[s], except_chains_of=home.name)]
     begin = board.may_plan(also_collected=complete)
     wanted = [collected_key(board.name, step) for step in complete] + [inputs_key(board.name, step) for step in begin]
     assets = [key for key in wanted if key not in busy]

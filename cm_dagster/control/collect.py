@@ -18,8 +18,18 @@ from cm_dagster.spec import CampaignSpec
 __all__ = ["collect", "missing_groups"]
 
 
-def missing_groups(instance: dg.DagsterInstance, plan: Plan) -> list[str]:
-    """Name the groups of a step that are not both accepted and chained."""
+def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> list[str]:
+    """Name the groups of a step that are not both accepted and chained.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    plan
+        The step's plan.
+    except_chains_of
+        Site whose groups need only be accepted.
+    """
     index = index_of(instance)
     steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
     chained = read_chained(instance, steps)
@@ -27,7 +37,7 @@ def missing_groups(instance: dg.DagsterInstance, plan: Plan) -> list[str]:
         (step.site, group)
         for step in steps
         for group, number in accepted(index, step).items()
-        if chained.get(step.tag, {}).get(group) == number
+        if step.site == except_chains_of or chained.get(step.tag, {}).get(group) == number
     }
     return [group.name for group in plan.groups if (group.site, group.name) not in done]
 

@@ -42,7 +42,7 @@ def make_groups(butler: ButlerService, spec: CampaignSpec, step: str) -> list[Gr
     """
     collections = input_collections(spec, step)
     butler.check_inputs(collections)
-    short = [row for row in check_requirements(spec, step, butler, collections) if row.missing]
+    short = [row for row in check_requirements(spec, step, butler, collections) if not row.met]
     if short:
         raise NoInputsError(
             f"{step} requires data that its inputs lack: " + "; ".join(str(row) for row in short),

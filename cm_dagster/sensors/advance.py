@@ -23,12 +23,14 @@ def advance_sensor(site: Site) -> dg.SensorDefinition:
         description="Collects a step when all its groups are accepted and chained; then lets the next steps begin.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        due = moves(context.instance)
+        due = moves(context.instance, site)
         if not due:
             return dg.SkipReason("no step is complete, none may begin")
         return dg.SensorResult(
             run_requests=[
-                dg.RunRequest(run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE, **RETRY_DEAD})
+                dg.RunRequest(
+                    run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE, **RETRY_DEAD}
+                )
                 for move in due
             ]
         )

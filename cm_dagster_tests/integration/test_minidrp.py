@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -45,7 +46,8 @@ def pipetask(survey: Survey, step: str, inputs: str, where: str, run: str = "run
     pid = os.fork()
     if not pid:
         redirect(Path(os.devnull), errors)
-        sys.stderr = os.fdopen(2, "w")  # pytest's own does not write there
+        sys.stderr = os.fdopen(2, "w")  # pytest's own does not write there, nor do its handlers
+        logging.getLogger().handlers.clear()
         execute(command, clean_environment(os.environ) | env, warm=True)
     _, status = os.waitpid(pid, 0)
     return Result(os.waitstatus_to_exitcode(status), errors.read_text())

@@ -15,9 +15,9 @@ from dagster._core.test_utils import create_run_for_test
 
 import cm_dagster
 from cm_dagster.cli import cm
-from cm_dagster.control.steps import collected_key, inputs_key
-from cm_dagster.ledger import campaigns, events, tags
-from cm_dagster.ledger.attempts import read_attempt
+from cm_dagster.control.steps import accepted, chained_document, collected_key, inputs_key
+from cm_dagster.ledger import campaigns, events, store, tags
+from cm_dagster.ledger.attempts import index_of, read_attempt
 from cm_dagster.ledger.plans import Plan, save_plan
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId, group_name
@@ -110,27 +110,41 @@ class Rig:
 
     def __init__(self, instance: dg.DagsterInstance, file: Path) -> None:
         self.instance = instance
+        self._file = file
+        self.name = "rc2"
         campaigns.create(instance, load_campaign(file), user="pilot", reason="for DM-1")
 
+    def create(self, name: str, change: Callable[[str], str]) -> None:
+        """Make another campaign, of a changed file, and go on with it."""
+        self.name = name
+        path = self._file.with_name(f"{name}.yaml")
+        path.write_text(change(CAMPAIGN.replace("rc2", name)))
+        campaigns.create(self.instance, load_campaign(path), user="pilot")
+
     def start(self) -> None:
-        campaigns.start(self.instance, "rc2", user="pilot")
+        campaigns.start(self.instance, self.name, user="pilot")
+
+    def chain(self, step: str) -> None:
+        """Take all accepted groups of a step for chained."""
+        id_ = StepId(self.name, step, "local")
+        store.put(self.instance, chained_document(id_), accepted(index_of(self.instance), id_))
 
     def plan(self, step: str, groups: int) -> None:
         made = [
             Group(group_name(place, groups), f"visit = {place}", 1, None, f"visit {place}", "local", 3)
             for place in range(groups)
         ]
-        save_plan(self.instance, Plan("rc2", step, tuple(made), ("HSC/defaults",)), begun=False)
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(inputs_key("rc2", step)))
+        save_plan(self.instance, Plan(self.name, step, tuple(made), ("HSC/defaults",)), begun=False)
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(inputs_key(self.name, step)))
 
     def collect(self, step: str) -> None:
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(collected_key("rc2", step)))
+        self.instance.report_runless_asset_event(dg.AssetMaterialization(collected_key(self.name, step)))
 
     def attempt(self, step: str, place: int, state: State, *, number: int = 1, message: str = "") -> str:
         """Make an attempt at the group at a place, and bring it to a state."""
-        id_ = StepId("rc2", step, "local")
+        id_ = StepId(self.name, step, "local")
         group = group_name(place, place + 1)
-        run = create_run_for_test(
+        run: dg.DagsterRun = create_run_for_test(
             self.instance,
             job_name="__ASSET_JOB",
             tags={

@@ -10,8 +10,12 @@ import pytest
 
 from cm_dagster_tests.unit.cli.conftest import Cm
 
-HEAVY = "import sys; sys.argv = ['cm', *{args!r}]\nfrom cm_dagster.cli import main\ntry: main()\nexcept SystemExit: pass\n"
-CHECK = "print([name for name in sys.modules if name.split('.')[0] in ('dagster', 'lsst', 'sqlalchemy')], file=sys.stderr)"
+HEAVY = (
+    "import sys; sys.argv = ['cm', *{args!r}]\nfrom cm_dagster.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+)
+CHECK = (
+    "print([name for name in sys.modules if name.split('.')[0] in ('dagster', 'lsst', 'sqlalchemy')], file=sys.stderr)"
+)
 
 
 @pytest.mark.parametrize("args", [["--help"], ["campaign", "--help"], ["status", "--help"], ["schema", "campaign"]])
@@ -66,7 +70,9 @@ def test_bad_dagster_home(cm_run: Cm, monkeypatch: pytest.MonkeyPatch, value: st
 
 
 def test_storage_that_cannot_be_opened_is_a_message(cm_run: Cm, home: Path) -> None:
-    (home / "dagster.yaml").write_text("storage:\n  postgres:\n    postgres_url: postgresql+psycopg2://u@127.0.0.1:1/d\n")
+    (home / "dagster.yaml").write_text(
+        "storage:\n  postgres:\n    postgres_url: postgresql+psycopg2://u@127.0.0.1:1/d\n"
+    )
     ran = cm_run("status")
     assert ran.code == 1
     assert "Dagster's storage cannot be used" in ran.err

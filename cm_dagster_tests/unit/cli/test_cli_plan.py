@@ -1,0 +1,87 @@
+"""``cm plan``, on a real Butler with real survey records."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cm_dagster.local.survey import Survey, make_hsc_survey
+from cm_dagster_tests.unit.cli.conftest import CAMPAIGN, Cm, Rig
+
+
+@pytest.fixture(scope="session")
+def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
+    return make_hsc_survey(tmp_path_factory.mktemp("survey") / "repo")
+
+
+@pytest.fixture
+def hsc(survey: Survey, home: Path, tmp_path: Path) -> Path:
+    """A campaign file for the survey, whose repository is the site's own."""
+    shutil.copytree(survey.root, tmp_path / "repo")
+    path = tmp_path / "hsc.yaml"
+    text = CAMPAIGN.replace("instrument='HSC'", survey.where).replace("campaign: rc2", "campaign: hsc")
+    path.write_text(text.replace("size: 10", "dataset: raw, size: 4"))
+    return path
+
+
+def test_plan_of_a_file_that_is_not_created(cm_run: Cm, hsc: Path, tmp_path: Path) -> None:
+    document = cm_run("plan", hsc, "--json").json
+    first, second, third = document["steps"]
+    assert not document["created"]
+    assert (first["state"], second["state"], third["state"]) == ("possible", "waiting", "waiting")
+    assert second["reason"] == "the output of step1 does not exist yet"
+    assert sum(group["size"] for group in first["groups"]) == 11
+    assert sum(group["datasets"] for group in first["groups"]) == 33
+    payload = document["example"]["config"]["payload"]
+    assert payload["dataQuery"] == first["groups"][0]["where"]
+    assert document["example"]["script"].startswith("#!/bin/bash\n")
+    assert list((tmp_path / "area").iterdir()) == []
+
+
+def test_page_holds_the_files_as_they_are(cm_run: Cm, hsc: Path) -> None:
+    text = cm_run("plan", hsc, "--step", "step1", "--group", "g0001").out
+    assert "step1 would be cut into 3 groups" in text
+    config, _, script = text.partition("bps.yaml\n")[2].partition("\n# ")
+    assert yaml.safe_load(config)["uniqProcName"] == "hsc.step1.local.g0001.a01"
+    assert "\nexec bps submit " in script
+
+
+def test_a_planned_step_shows_the_groups_that_are_made(cm_run: Cm, rig: Rig) -> None:
+    rig.plan("step1", 7)
+    document = cm_run("plan", "rc2", "--step", "step1", "--json").json
+    assert document["created"]
+    assert document["steps"][0]["state"] == "planned"
+    assert len(document["steps"][0]["groups"]) == 7
+    assert "... and 2 more, the last one g0006" in cm_run("plan", "rc2").out
+
+
+def test_data_that_is_missing_is_said(cm_run: Cm, hsc: Path) -> None:
+    hsc.write_text(hsc.read_text().replace("[HSC/defaults]", "[HSC/default]"))
+    ran = cm_run("plan", hsc, "--step", "step1")
+    assert ran.code == 1
+    assert "HSC/defaults" in ran.err
+    assert cm_run("plan", hsc).code == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--step", "step9"], "its steps: step1, step2, step3"),
+        (["--step", "step1", "--group", "g0099"], "its last one is g0002"),
+        (["--group", "g0001"], "--group needs --step"),
+    ],
+)
+def test_wrong_use(cm_run: Cm, hsc: Path, args: list[str], message: str) -> None:
+    ran = cm_run("plan", hsc, *args)
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_no_site_file(cm_run: Cm, hsc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CM_SITES")
+    ran = cm_run("plan", hsc)
+    assert ran.code == 1
+    assert "CM_SITES is not set" in ran.err

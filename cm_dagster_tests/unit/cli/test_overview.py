@@ -1,0 +1,196 @@
+"""Where campaigns stand: counts that add up, states, and reasons with the real error."""
+
+from __future__ import annotations
+
+import dagster as dg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cm_dagster.control.health import Health, write_health
+from cm_dagster.control.overview import StepView, groups_of, overview
+from cm_dagster.control.steps import Board, collected_key, inputs_key
+from cm_dagster.errors import ButlerError, LedgerError
+from cm_dagster.ledger import tags
+from cm_dagster.ledger.attempts import Attempt, AttemptIndex
+from cm_dagster.ledger.campaigns import Campaign
+from cm_dagster.ledger.plans import Plan
+from cm_dagster.plan.groups import Group
+from cm_dagster.plan.names import AttemptId, StepId, group_name
+from cm_dagster.policy.progress import StepState
+from cm_dagster.policy.states import GroupState, State
+from cm_dagster.spec import CampaignSpec
+from cm_dagster_tests.unit.cli.conftest import Rig
+
+SPEC = CampaignSpec.model_validate(
+    {
+        "campaign": "rc2",
+        "butler": {"input": ["a"], "output": "out"},
+        "pipeline": "p.yaml",
+        "sites": ["east", "west"],
+        "steps": {"step1": {"pipeline": "#step1"}},
+    }
+)
+KNOWN = {State.ACCEPTED, State.FAILED, State.CANCELLED, State.QUEUED, State.ENDED, State.FINALIZING}
+"""States in which no answer of the WMS is missing."""
+
+
+class Index(AttemptIndex):
+    """An index of invented attempts."""
+
+    def __init__(self, attempts: list[Attempt]) -> None:
+        super().__init__()
+        for attempt in attempts:
+            self._add(attempt)
+
+
+def attempt(id_: AttemptId, state: State) -> Attempt:
+    run = dg.DagsterRun("job", run_id=f"{id_.workflow}")
+    return Attempt(
+        run.run_id, id_, state, "", "", "", "", 0, False, False, 0, None, None, float(id_.number), None, None, run
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(
+    groups=st.lists(st.tuples(st.sampled_from(["east", "west"]), st.lists(st.sampled_from(State), max_size=3))),
+    deaf=st.sets(st.sampled_from(["east", "west"])),
+    strays=st.integers(0, 3),
+)
+def test_counts_always_add_up(groups: list[tuple[str, list[State]]], deaf: set[str], strays: int) -> None:
+    made = [Group(group_name(place, len(groups)), "", 1, None, "", site) for place, (site, _) in enumerate(groups)]
+    attempts = [
+        attempt(AttemptId(StepId("rc2", "step1", site), made[place].name, number), state)
+        for place, (site, states) in enumerate(groups)
+        for number, state in enumerate(states, 1)
+    ]
+    # Attempts at groups that the plan does not have must not be counted.
+    gone = StepId("rc2", "step1", "east")
+    attempts += [attempt(AttemptId(gone, f"g9{place:03d}", 1), State.RUNNING) for place in range(strays)]
+    board = Board(Campaign(SPEC, started=True), {"step1": Plan("rc2", "step1", tuple(made))})
+    health = {site: Health(answers=site not in deaf) for site in ("east", "west")}
+
+    views = groups_of(board, "step1", Index(attempts), health)
+
+    assert [view.group.name for view in views] == [group.name for group in made]
+    counts = {state: sum(view.state is state for view in views) for state in GroupState}
+    document = StepView("step1", StepState.RUNNING, counts).to_json()["groups"]
+    assert document.pop("total") == sum(document.values()) == len(groups)
+    for view, (site, states) in zip(views, groups, strict=True):
+        if site in deaf and states and states[-1] not in KNOWN:
+            assert view.state is GroupState.UNKNOWN
+        if not states:
+            assert view.state is GroupState.PLANNED
+
+
+def fail_asset(rig: Rig, key: dg.AssetKey, error: Exception, *, policy: dg.RetryPolicy | None = None) -> None:
+    """Run an asset that fails, as Dagster runs it."""
+
+    @dg.asset(key=key, retry_policy=policy)
+    def failing() -> None:
+        raise error
+
+    assert not dg.materialize([failing], instance=rig.instance, raise_on_error=False).success
+
+
+def test_failed_inputs_block_the_step_with_their_error(rig: Rig) -> None:
+    rig.start()
+    error = dg.Failure("step1 requires raw, which HSC/defaults lacks", metadata={"advice": "ingest it"})
+    fail_asset(rig, inputs_key("rc2", "step1"), error)
+    (view,) = overview(rig.instance)
+    step = view.steps[0]
+    assert (view.state, step.state, step.total) == ("blocked", "blocked", 0)
+    assert step.reason == (
+        "the inputs of step1 failed: step1 requires raw, which HSC/defaults lacks."
+        " What to do: ingest it; materialize rc2/step1/inputs in the UI when that is put right"
+    )
+    rig.plan("step1", 3)
+    assert overview(rig.instance)[0].steps[0].state == "running"
+
+
+def test_inputs_that_failed_by_an_outage_say_which(rig: Rig) -> None:
+    rig.start()
+    fail_asset(
+        rig,
+        inputs_key("rc2", "step1"),
+        ButlerError("the repository does not answer", transient=True),
+        policy=dg.RetryPolicy(max_retries=1),
+    )
+    reason = overview(rig.instance)[0].steps[0].reason
+    assert reason.startswith("the inputs of step1 failed: the repository does not answer")
+
+
+def test_an_error_that_is_not_ours_is_shown_with_its_class(rig: Rig) -> None:
+    rig.start()
+    fail_asset(rig, inputs_key("rc2", "step1"), ZeroDivisionError("division by zero"))
+    assert "failed: ZeroDivisionError: division by zero" in overview(rig.instance)[0].steps[0].reason
+
+
+def test_a_failed_collect_blocks_the_step(rig: Rig) -> None:
+    rig.start()
+    rig.plan("step1", 1)
+    rig.attempt("step1", 0, State.ACCEPTED)
+    assert overview(rig.instance)[0].steps[0].state == "finishing"
+    rig.chain("step1")
+    fail_asset(rig, collected_key("rc2", "step1"), dg.Failure("the chain cannot be written"))
+    step = overview(rig.instance)[0].steps[0]
+    assert step.state == "blocked"
+    assert "collecting step1 failed: the chain cannot be written" in step.reason
+    rig.collect("step1")
+    assert (overview(rig.instance)[0].steps[0].state, overview(rig.instance)[0].steps[0].reason) == ("done", "")
+
+
+def test_a_failed_chain_blocks_the_step(rig: Rig) -> None:
+    rig.start()
+    rig.plan("step1", 1)
+    rig.attempt("step1", 0, State.ACCEPTED)
+
+    @dg.op
+    def chain_step() -> None:
+        raise dg.Failure("no right to write", metadata={"advice": "ask the owner"})
+
+    @dg.job(name="chain_local")
+    def chain_job() -> None:
+        chain_step()
+
+    tag = StepId("rc2", "step1", "local").tag
+    done = chain_job.execute_in_process(instance=rig.instance, tags={tags.STEP: tag}, raise_on_error=False)
+    step = overview(rig.instance)[0].steps[0]
+    assert step.state == "blocked"
+    assert "chaining step1 at local failed: no right to write. What to do: ask the owner" in step.reason
+    assert done.run_id in step.reason
+
+
+def test_scouts_hold_the_others_back(instance: dg.DagsterInstance, rig: Rig) -> None:
+    rig.create("scouted", lambda text: text.replace("size: 10}", "size: 10}, scouts: 2"))
+    rig.start()
+    rig.plan("step1", 10)
+    rig.attempt("step1", 0, State.ACCEPTED)
+    assert overview(instance, [rig.name])[0].steps[0].state == "running"
+    rig.attempt("step1", 1, State.FAILED, message="bad")
+    step = overview(instance, [rig.name])[0].steps[0]
+    assert step.state == "blocked"
+    assert "8 planned groups held back until the scouts are good" in step.reason
+
+
+def test_a_failed_group_that_is_retried_by_itself_does_not_block(instance: dg.DagsterInstance, rig: Rig) -> None:
+    rig.create("patient", lambda text: text.replace("size: 10}", "size: 10}, retry: {max: 1}"))
+    rig.start()
+    rig.plan("step1", 1)
+    rig.attempt("step1", 0, State.FAILED, message="bad")
+    step = overview(instance, [rig.name])[0].steps[0]
+    assert (step.state, step.reason) == ("running", "1 failed group will be tried again")
+    rig.attempt("step1", 0, State.FAILED, number=2, message="bad")
+    assert overview(instance, [rig.name])[0].steps[0].state == "blocked"
+
+
+def test_health_of_sites(rig: Rig) -> None:
+    write_health(rig.instance, "local", answers=False, cause="refused")
+    (site,) = overview(rig.instance)[0].to_json()["sites"]
+    assert (site["site"], site["answers"], site["cause"]) == ("local", False, "refused")
+    assert site["since"].endswith("Z")
+
+
+def test_an_unknown_campaign_is_an_error(instance: dg.DagsterInstance) -> None:
+    with pytest.raises(LedgerError, match="there is no campaign 'nope'"):
+        overview(instance, ["nope"])

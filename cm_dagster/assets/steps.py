@@ -2,6 +2,7 @@
 
 # Not `from __future__ import annotations`: Dagster reads the type of `context` from the function itself.
 from collections.abc import Sequence
+from typing import NoReturn
 
 import dagster as dg
 
@@ -51,11 +52,12 @@ def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list
     return made
 
 
-def _failure(error: CmError) -> Exception:
-    """Show an error as Dagster should: a transient one is tried again, another one fails at once with its advice."""
+def _fail(error: CmError) -> NoReturn:
+    """Have Dagster try again after a transient error, and fail at once, with its advice, after another one."""
     if error.transient:
-        return error
-    return dg.Failure(error.cause, metadata={"advice": error.advice} if error.advice else None, allow_retries=False)
+        raise error
+    advice = {"advice": error.advice} if error.advice else None
+    raise dg.Failure(error.cause, metadata=advice, allow_retries=False) from error
 
 
 def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
@@ -74,7 +76,7 @@ def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         try:
             return dg.MaterializeResult(metadata=prepare_inputs(context.instance, current_site(), spec, step))
         except CmError as error:
-            raise _failure(error) from error
+            _fail(error)
 
     return inputs
 
@@ -135,7 +137,7 @@ def update_chain(
     try:
         result = chain(context.instance, current_site(), step)
     except CmError as error:
-        raise _failure(error) from error
+        _fail(error)
     for group in sorted(set(result.new) - set(asked)):
         context.log_event(
             dg.AssetMaterialization(
@@ -165,6 +167,6 @@ def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         try:
             return dg.MaterializeResult(metadata=collect(context.instance, current_site(), spec, step))
         except CmError as error:
-            raise _failure(error) from error
+            _fail(error)
 
     return collected

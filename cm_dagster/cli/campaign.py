@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ def campaign() -> None:
     """  # noqa: D301  (click wants the character \b)
 
 
-@campaign.command
+@campaign.command(short_help="Check a campaign file.")
 @click.argument("file", type=_FILE)
 @sites_option
 @json_option
@@ -63,7 +64,7 @@ def validate(file: Path, sites_file: Path | None, as_json: bool) -> None:
         click.echo("(its sites were not checked: give --sites FILE, or set CM_SITES)")
 
 
-@campaign.command
+@campaign.command(short_help="Make a campaign known; nothing runs yet.")
 @click.argument("file", type=_FILE)
 @click.option("--reason", default="", help="Why; kept in the campaign's history.")
 @sites_option
@@ -90,7 +91,7 @@ def create(file: Path, reason: str, sites_file: Path | None, as_json: bool) -> N
     click.echo(f"next: cm status {name}" if started else f"next: cm plan {name}, then cm campaign start {name}")
 
 
-@campaign.command
+@campaign.command(short_help="Let a campaign go.")
 @click.argument("name")
 @click.option("--reason", default="", help="Why; kept in the campaign's history.")
 @json_option
@@ -113,10 +114,13 @@ def start(name: str, reason: str, as_json: bool) -> None:
 
 def _check_ours(instance: dg.DagsterInstance) -> None:
     """Refuse an instance on which attempts would be run as ordinary Dagster runs."""
+    from cm_dagster.cli.checks import apart
     from cm_dagster.cli.checks_dagster import check_coordinator, check_launcher
 
-    for found in (*check_coordinator(instance), *check_launcher(instance)):
-        if found.level == "fail":
+    for check in (check_coordinator, check_launcher):
+        for found in apart(check.__name__, partial(check, instance)):
+            if found.level != "fail":
+                continue
             raise LedgerError(f"{found.check}: {found.message}; nothing was started", advice=found.advice)
 
 
@@ -126,7 +130,7 @@ def _daemon_warning(instance: dg.DagsterInstance) -> str:
     return next((found.message for found in check_daemon(instance) if found.level == "fail"), "")
 
 
-@campaign.command("list")
+@campaign.command("list", short_help="List all campaigns, with how far they are.")
 @json_option
 def list_campaigns(as_json: bool) -> None:
     """List all campaigns, with how far they are."""
@@ -176,7 +180,7 @@ def _line(view: CampaignView, known: Any) -> dict[str, Any]:
     }
 
 
-@campaign.command
+@campaign.command(short_help="Show a campaign's specification, or its history.")
 @click.argument("name")
 @click.option("--history", is_flag=True, help="Show who decided what, when and why, instead of the specification.")
 @json_option
@@ -219,7 +223,7 @@ def _yaml(document: Any) -> str:
     return text
 
 
-@campaign.command
+@campaign.command(short_help="Write a campaign file for a pipeline.")
 @click.option("--pipeline", required=True, metavar="FILE", help="Path or URI of the pipeline.")
 @click.option("--repo", help="Butler repository, label or URI; by default the site's own.")
 @click.option("--input", "inputs", multiple=True, metavar="COLLECTION", help="Input collection; may be repeated.")
@@ -273,7 +277,7 @@ def draft(
     click.echo(f"{out} is written; edit it, then: cm campaign validate {out}", err=True)
 
 
-@campaign.command("sign-off")
+@campaign.command("sign-off", short_help="Open the gate of a step.")
 @click.argument("name")
 @click.argument("step")
 @click.option("--reason", required=True, help="What was looked at; kept in the campaign's history.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from cm_dagster import zipguard
+from cm_dagster.errors import CmError
 
-__all__ = ["Finding", "check_interpreter", "check_packages", "check_programs"]
+__all__ = ["Finding", "apart", "check_interpreter", "check_packages", "check_programs"]
 
 _PACKAGES = (
     "cm-dagster",
@@ -45,6 +46,24 @@ class Finding:
     def to_json(self) -> dict[str, str]:
         """Give it as JSON can hold it."""
         return {"check": self.check, "level": self.level, "message": self.message, "advice": self.advice}
+
+
+def apart(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Make a check; one that breaks is a failure of its own, and the others go on.
+
+    Parameters
+    ----------
+    name
+        Name of the function that checks.
+    check
+        What makes the check.
+    """
+    try:
+        return list(check())
+    except Exception as error:
+        label = name.removeprefix("check_").replace("_", " ")
+        advice = (error.advice if isinstance(error, CmError) else "") or "see the message; other checks may explain it"
+        return [Finding(label, "fail", f"the check itself failed: {type(error).__name__}: {error}", advice)]
 
 
 def check_interpreter() -> Iterator[Finding]:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["demo", "ui"]
 
+_SERVERS = {
+    "code": "code server, sensors and runs (bps submit among them)",
+    "web": "webserver",
+    "daemon": "daemon",
+}
+
 _folder_option = click.option(
     "--dir",
     "folder",
@@ -52,7 +58,7 @@ def demo(folder: Path, fault: bool, timeout: float) -> None:
         with made.timed("survey and files"):
             made.prepare()
         with made.timed("campaign created"):
-            made.start_campaign()
+            _start_campaign(made)
         try:
             view = _follow(made, timeout)
         finally:
@@ -94,17 +100,34 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _start_campaign(made: Demo) -> None:
+    """Make the campaign known, and let it go."""
+    import dagster as dg
+
+    from cm_dagster.ledger import campaigns
+    from cm_dagster.spec import load_campaign, load_sites
+
+    spec = load_campaign(made.campaign_file, load_sites(made.deployment.sites))
+    with dg.DagsterInstance.get() as instance:
+        campaigns.create(instance, spec, user="demo", reason="demo")
+        campaigns.start(instance, spec.campaign, user="demo", reason="demo")
+
+
 def _follow(made: Demo, timeout: float) -> CampaignView:
     """Run the servers until the campaign is at its end; print a line whenever something has changed."""
     import dagster as dg
 
+    from cm_dagster.local.demo import Timing
     from cm_dagster.local.servers import Servers
 
     with made.timed("servers started"):
         servers = Servers(made.deployment).__enter__()
-    with servers, dg.DagsterInstance.get() as instance, made.timed("campaign"):
+    with servers, dg.DagsterInstance.get() as instance:
         click.echo(f"web UI: {servers.url}")
-        return _until_end(instance, timeout)
+        with made.timed("campaign"):
+            view = _until_end(instance, timeout)
+        made.timings += [Timing(f"  {_SERVERS[name]}", 0.0, cpu) for name, cpu in servers.cpu().items()]
+        return view
 
 
 def _until_end(instance: dg.DagsterInstance, timeout: float) -> CampaignView:
@@ -144,7 +167,7 @@ def _report(made: Demo, view: CampaignView) -> None:
             out.print(part)
     costs = table("part", "wall", "CPU", right=("wall", "CPU"))
     for timing in made.timings:
-        costs.add_row(timing.part, f"{timing.wall:.1f} s", f"{timing.cpu:.1f} s")
+        costs.add_row(timing.part, f"{timing.wall:.1f} s" if timing.wall else "", f"{timing.cpu:.1f} s")
     out.print()
     out.print(costs)
     out.print(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import click
 
-from cm_dagster.cli.checks import Finding, check_interpreter, check_packages, check_programs
+from cm_dagster.cli.checks import Finding, apart, check_interpreter, check_packages, check_programs
 from cm_dagster.cli.output import console, json_option, state_text, table, write_json
 from cm_dagster.cli.root import EXIT_FAILURE
 from cm_dagster.cli.setting import home_folder, ledger
@@ -46,21 +46,9 @@ def doctor(as_json: bool) -> None:
 def findings() -> Iterator[Finding]:
     """Make all checks, one after the other; a check that breaks is a failure of its own, and the others go on."""
     for check in (check_interpreter, check_packages, check_programs):
-        yield from _apart(check.__name__, check)
+        yield from apart(check.__name__, check)
     yield from _instance()
     yield from _sites()
-
-
-def _apart(name: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    try:
-        return list(check())
-    except Exception as error:
-        label = name.removeprefix("check_").replace("_", " ")
-        return [Finding(label, "fail", f"the check itself failed: {type(error).__name__}: {error}", _advice(error))]
-
-
-def _advice(error: Exception) -> str:
-    return (error.advice if isinstance(error, CmError) else "") or "see the message; the other checks may explain it"
 
 
 def _instance() -> Iterator[Finding]:
@@ -81,10 +69,10 @@ def _instance() -> Iterator[Finding]:
                 checks.check_daemon,
                 checks.check_sensors,
             ):
-                yield from _apart(check.__name__, partial(check, instance))
+                yield from apart(check.__name__, partial(check, instance))
     except CmError as error:
         yield Finding("storage", "fail", error.cause, "check the `storage` block of dagster.yaml and its database")
-    yield from _apart("check_daemon", partial(checks.check_daemon_environment, home))
+    yield from apart("check_daemon", partial(checks.check_daemon_environment, home))
 
 
 def _sites() -> Iterator[Finding]:
@@ -97,4 +85,4 @@ def _sites() -> Iterator[Finding]:
     own = os.environ.get("CM_SITE")
     for name in [own] if own in sites.sites else sites.sites:
         for check in (checks.check_butler, checks.check_wms, checks.check_submit_area):
-            yield from _apart(f"{check.__name__} {name}", partial(check, name, sites.sites[name]))
+            yield from apart(f"{check.__name__} {name}", partial(check, name, sites.sites[name]))

@@ -36,9 +36,15 @@ def group() -> None:
     type=click.Choice([state.value for state in GroupState]),
     help="Only groups in this state; repeatable.",
 )
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=200, show_default=True, help="Most groups in the table; 0 for all."
+)
 @json_option
-def list_groups(campaign: str, step: str | None, states: tuple[str, ...], as_json: bool) -> None:
-    """List the groups of a CAMPAIGN, each with its latest attempt. A step has none before it is planned."""
+def list_groups(campaign: str, step: str | None, states: tuple[str, ...], limit: int, as_json: bool) -> None:
+    """List the groups of a CAMPAIGN, each with its latest attempt. A step has none before it is planned.
+
+    --json lists all of them.
+    """
     with ledger() as instance:
         found = [each for each in _groups(instance, campaign, step) if not states or each.state in states]
     if as_json:
@@ -60,13 +66,16 @@ def list_groups(campaign: str, step: str | None, states: tuple[str, ...], as_jso
         whole=("step", "group", "state"),
         right=("attempt", "size"),
     )
-    for each in found:
+    shown = found[:limit] if limit else found
+    for each in shown:
         number = str(each.attempt.id.number) if each.attempt else ""
         workflow = each.attempt.wms_id if each.attempt else ""
         state = state_text(each.state)
         size = str(each.group.size or "")
         drawn.add_row(each.step.step, each.group.name, each.group.site, state, number, workflow, size, each.group.label)
     console().print(drawn)
+    if len(shown) < len(found):
+        click.echo(f"... and {len(found) - len(shown)} more: --step, --state, or --limit 0")
 
 
 def _groups(instance: dg.DagsterInstance, campaign: str, step: str | None) -> list[GroupView]:

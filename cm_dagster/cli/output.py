@@ -143,9 +143,9 @@ def _cells(counts: list[int], width: int) -> list[int]:
     total = sum(counts)
     if not total:
         return [0] * len(counts)
-    cells = [max(1, count * width // total) if count else 0 for count in counts]
-    largest = max(range(len(counts)), key=counts.__getitem__)
-    cells[largest] = max(1, cells[largest] + width - sum(cells))
+    spare = width - sum(1 for count in counts if count)
+    cells = [1 + count * spare // total if count else 0 for count in counts]
+    cells[counts.index(max(counts))] += width - sum(cells)
     return cells
 
 

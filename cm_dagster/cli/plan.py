@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ _WORDS = {
 """What is said of a step, by its state here."""
 _FEW = 5
 """Groups of a step that are shown where all steps are."""
+_MANY = 500
+"""Most groups of a step that are shown; `--json` has all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Step:
 
 @click.command
 @click.argument("what", metavar="CAMPAIGN_OR_FILE")
-@click.option("--step", help="Show all groups of this step; without it, some of every step.")
+@click.option("--step", help="Show the groups of this step; without it, a few of every step.")
 @click.option("--group", "group", help="Group of which the BPS configuration is shown; by default the first.")
 @sites_option
 @json_option
@@ -86,7 +87,7 @@ def plan(what: str, step: str | None, group: str | None, sites_file: Path | None
     else:
         _print(spec, found, example, all_groups=step is not None)
         if step is None:
-            click.echo(f"\nall groups of a step: cm plan {what} --step STEP")
+            click.echo(f"\nthe groups of one step: cm plan {what} --step STEP")
     failed = next((each for each in found if each.state == "failed"), None)
     if failed is not None and step is not None:
         raise CmError(f"{failed.step} cannot be planned: {failed.reason}")
@@ -143,16 +144,14 @@ def _example(spec: CampaignSpec, sites: Sites, steps: list[_Step], name: str | N
     if group is None:
         raise click.UsageError(f"step {step.step} has no group {name!r}; its last one is {step.groups[-1].name}")
     from cm_dagster.plan.names import AttemptId, StepId, step_input
-    from cm_dagster.plan.render import TryPaths, bps_config, submit_script
+    from cm_dagster.plan.render import TryPaths, bps_config
 
     site = _site(sites, group.site)
     attempt = AttemptId(StepId(spec.campaign, step.step, site.name), group.name, 1)
     paths = TryPaths(attempt.folder(site.area), 1)
     inputs = step_input(spec.butler.output, step.step)
     config = bps_config(spec, site.spec, group, attempt, paths, inputs=inputs, operator=site.operator)
-    script = submit_script(
-        spec.stack, site.spec, ["bps", "submit", str(paths.config)], path=[str(Path(sys.executable).parent)]
-    )
+    script = site.submitter.script(spec.stack, ["bps", "submit", str(paths.config)])
     where = {"bps.yaml": str(paths.config), "submit.sh": str(paths.script)}
     return {"step": step.step, "group": group.name, "files": where, "config": config, "script": script}
 
@@ -163,7 +162,7 @@ def _print(spec: CampaignSpec, steps: list[_Step], example: dict[str, Any] | Non
     out = console()
     for step in steps:
         common = joined(spec.butler.where, spec.steps[step.step].where)
-        for part in _step_lines(step, common, len(step.groups) if all_groups else _FEW):
+        for part in _step_lines(step, common, _MANY if all_groups else _FEW):
             out.print(part)
     if example is not None:
         _print_example(out, example)

@@ -14,6 +14,7 @@ from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
@@ -96,6 +97,7 @@ def _claim(instance: dg.DagsterInstance, attempt: Attempt, claims: Claims) -> bo
     except BusyError as error:
         message = f"cm_dagster does not take this run: {error}"
         events.cancelled(instance, attempt.run_id, message, swept=True)
+        show_former(instance, attempt.run)
         raise LedgerError(message) from error
 
 

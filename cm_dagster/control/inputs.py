@@ -86,10 +86,18 @@ def prepare_inputs(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec,
         "input collection": chain,
         "searched in order": list(plan.inputs),
         "groups": len(groups),
-        "datasets": sum(group.size for group in groups),
+        "datasets": sum(group.datasets for group in groups),
         "groups in order": dg.MetadataValue.table([_row(group) for group in groups[:_SHOWN]]),
     }
 
 
 def _row(group: Group) -> dg.TableRecord:
-    return dg.TableRecord({"group": group.name, "site": group.site, "datasets": group.size, "where": group.where})
+    return dg.TableRecord(
+        {
+            "group": group.name,
+            "site": group.site,
+            "values": group.size,
+            "datasets": group.datasets,
+            "where": group.where,
+        }
+    )

@@ -76,7 +76,7 @@ _PLANS: dict[tuple[str, str, str, int], Plan] = {}
 def load_boards(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -> list[Board]:
     """Read where campaigns stand, all of them by default, in a few queries."""
     known = campaigns.load_all(instance)
-    wanted = [known[name] for name in (known if names is None else names)]
+    wanted = [campaigns.pick(known, name) for name in (known if names is None else names)]
     keys = {
         (each.spec.campaign, step, make): make(each.spec.campaign, step)
         for each in wanted

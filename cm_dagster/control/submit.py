@@ -241,7 +241,6 @@ class _Batch:
             wms_id=wms_id,
             submit_dir=submit_dir,
             output_run=output_run,
-            folder=str(taken.folder),
         )
         message = f"Attempt {attempt.id.number}: workflow {wms_id}, {how}."
         where: events.Metadata = {"submit directory": dg.MetadataValue.path(submit_dir), "run collection": output_run}

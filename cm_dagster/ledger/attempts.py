@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 from dagster import RunRecord
@@ -50,7 +51,6 @@ class Attempt:
     """Empty until the workflow is known at the WMS."""
     submit_dir: str
     output_run: str
-    folder: str
     finalized: int
     """How often the workflow's final job was run again."""
     swept: bool
@@ -65,6 +65,11 @@ class Attempt:
     ended: float | None
     """Seconds since the epoch."""
     run: dg.DagsterRun
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the submit area; empty until its workflow is known."""
+        return str(Path(self.submit_dir).parent) if self.submit_dir else ""
 
     @property
     def is_open(self) -> bool:
@@ -86,7 +91,6 @@ def _attempt(record: RunRecord) -> Attempt | None:
         wms_id=tag(tags.WMS_ID, ""),
         submit_dir=tag(tags.SUBMIT_DIR, ""),
         output_run=tag(tags.OUTPUT_RUN, ""),
-        folder=tag(tags.FOLDER, ""),
         finalized=int(tag(tags.FINALIZED) or 0),
         swept=tag(tags.CANCELLED) == "yes",
         by_person=tag(tags.BY) != "dispatch",

@@ -9,6 +9,7 @@ does not document.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -16,7 +17,7 @@ import dagster as dg
 from cm_dagster.errors import LedgerError
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["ASSET", "PARTITIONS", "Campaign", "create", "find", "load_all", "sign_off", "start"]
+__all__ = ["ASSET", "PARTITIONS", "Campaign", "create", "find", "load_all", "pick", "sign_off", "start"]
 
 ASSET = dg.AssetKey(["campaigns"])
 PARTITIONS = dg.DynamicPartitionsDefinition(name="campaigns")
@@ -61,7 +62,17 @@ def find(instance: dg.DagsterInstance, name: str) -> Campaign:
     LedgerError
         If there is no campaign of that name.
     """
-    known = load_all(instance)
+    return pick(load_all(instance), name)
+
+
+def pick(known: Mapping[str, Campaign], name: str) -> Campaign:
+    """Take a campaign from those that there are.
+
+    Raises
+    ------
+    LedgerError
+        If there is no campaign of that name.
+    """
     if name not in known:
         names = ", ".join(known) or "none"
         raise LedgerError(f"there is no campaign {name!r}", advice=f"known campaigns: {names}")

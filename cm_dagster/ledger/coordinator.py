@@ -14,6 +14,7 @@ import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
 from cm_dagster.ledger import tags
+from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
 
@@ -35,7 +36,7 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
             return super().submit_run(context)
         reason = _misfit(run, steps, others) or self._conflict(run, steps[0])
         if reason:
-            self._instance.report_run_canceled(run, f"cm_dagster does not take this run: {reason}")
+            turn_away(self._instance, run, reason)
             return self._read(run.run_id)
         self._instance.add_run_tags(run.run_id, self._tags(context, steps[0]))
         # The tags must be on the run that is queued, or Dagster's queue would take it for an ordinary one.
@@ -48,13 +49,7 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
         return run
 
     def _attempts(self, run: dg.DagsterRun, step: StepId) -> list[dg.DagsterRun]:
-        """Find the runs that are attempts at the group of a run, itself left out, the latest that counts last."""
-        label = group_tag(step, run.tags[tags.PARTITION])
-        found = self._instance.get_runs(dg.RunsFilter(tags={tags.GROUP: label}))
-        own = [other for other in found if other.run_id != run.run_id and other.tags.get(tags.OF) == other.run_id]
-        # Two coordinators at one moment may give one number twice; the claim then turns one of them away (CANCELED).
-        canceled = dg.DagsterRunStatus.CANCELED
-        return sorted(own, key=lambda other: (int(other.tags[tags.ATTEMPT]), other.status is not canceled))
+        return attempts_at(self._instance, step.tag, run.tags[tags.PARTITION], but=run.run_id)
 
     def _conflict(self, run: dg.DagsterRun, step: StepId) -> str | None:
         attempts = self._attempts(run, step)
@@ -84,18 +79,13 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
             **({tags.BY: ""} if run.parent_run_id and run.tags.get(tags.BY) else {}),
             tags.KIND: tags.WORKFLOW,
             tags.STEP: step.tag,
-            tags.GROUP: group_tag(step, run.tags[tags.PARTITION]),
+            tags.GROUP: group_tag(step.tag, run.tags[tags.PARTITION]),
             tags.ATTEMPT: str(_next(self._attempts(run, step))),
             tags.STATE: State.QUEUED.value,
             tags.OF: run.run_id,
             # Dagster's own retries would resubmit a failed workflow behind our back.
             "dagster/max_retries": "0",
         }
-
-
-def group_tag(step: StepId, group: str) -> str:
-    """Value of the run tag that all attempts at a group share."""
-    return f"{step.tag}|{group}"
 
 
 def _next(attempts: list[dg.DagsterRun]) -> int:

@@ -48,11 +48,9 @@ def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
     return any(instance.get_records_for_run(run_id, of_type=kind, limit=1).records for kind in kinds)
 
 
-def submitted(
-    instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str, folder: str
-) -> None:
+def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str) -> None:
     """Write that an attempt's workflow is at the WMS."""
-    found = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run, tags.FOLDER: folder}
+    found = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run}
     instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
 
 

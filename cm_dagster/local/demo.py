@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ import yaml
 
 from cm_dagster.errors import CmError
 from cm_dagster.local.deployment import Deployment
-from cm_dagster.local.servers import Servers, stop_left_over
+from cm_dagster.local.servers import stop_left_over
 
-__all__ = ["CAMPAIGN", "Demo", "Timing", "demo_folder"]
+__all__ = ["CAMPAIGN", "Demo", "Timing"]
 
 CAMPAIGN = "demo"
 _MARK = ".cm_dagster_demo"
@@ -41,11 +41,6 @@ class Timing:
     """Seconds."""
     cpu: float
     """Seconds of CPU, of this process and the children that it has waited for."""
-
-
-def demo_folder() -> Path:
-    """Where the demo lives: ``CM_DEMO_DIR``, else ``.demo`` in the working folder."""
-    return Path(os.environ.get("CM_DEMO_DIR", ".demo")).absolute()
 
 
 class Demo:
@@ -120,32 +115,6 @@ class Demo:
 
             shutdown()
 
-    def start_campaign(self) -> None:
-        """Make the campaign known, and let it go."""
-        import dagster as dg
-
-        from cm_dagster.ledger import campaigns
-        from cm_dagster.spec import load_campaign, load_sites
-
-        spec = load_campaign(self.campaign_file, load_sites(self.deployment.sites))
-        with dg.DagsterInstance.get() as instance:
-            campaigns.create(instance, spec, user="demo", reason="demo")
-            campaigns.start(instance, spec.campaign, user="demo", reason="demo")
-
-    def run(self, show: Callable[[], bool]) -> Servers:
-        """Start the servers and wait for the campaign's end.
-
-        Parameters
-        ----------
-        show
-            Called every second; says whether the campaign has come to its end.
-        """
-        servers = Servers(self.deployment)
-        with servers:
-            while not show():
-                time.sleep(1.0)
-        return servers
-
     def _sites(self) -> dict[str, Any]:
         local = {
             "butler": str(self.repo),
@@ -171,7 +140,12 @@ class Demo:
         steps = {
             "step1": {"pipeline": "#step1", "group_by": {"dimension": "visit", "dataset": "raw", "size": 3}},
             "step2": {"pipeline": "#step2", "needs": ["step1"], "group_by": {"dimension": "visit", "count": 2}},
-            "step3": {"pipeline": "#step3", "needs": ["step1", "step2"], "group_by": {"dimension": "patch", "dataset": "calexp", "count": 3}},
+            "step3": {
+                "pipeline": "#step3",
+                "needs": ["step1", "step2"],
+                # Only patches that the images of step1 overlap.
+                "group_by": {"dimension": "patch", "dataset": "calexp", "count": 3},
+            },
             "step4": {"pipeline": "#step4", "needs": ["step3"], "group_by": {"dimension": "tract", "size": 1}},
         }
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from typing import Self
 
 from cm_dagster.errors import CmError
 from cm_dagster.local.deployment import Deployment
-from cm_dagster.local.wms.process import alive, born, send
+from cm_dagster.local.wms.process import alive, born, end_session, send, session
 
 __all__ = ["Servers", "free_port", "stop_left_over"]
 
@@ -89,14 +90,17 @@ class Servers:
         self._write_pids()
 
     def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop one server, with all that it has started in its session unless it is killed."""
+        """Stop one server and all that it has started; one that is killed leaves that behind, as in real life."""
         process = self.running.pop(name)
+        since = born(process.pid)
         process.send_signal(how)
         try:
             process.wait(_STOP)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if how is signal.SIGTERM:
+            end_session(process.pid, since)
         self._write_pids()
 
     def stop_all(self) -> None:
@@ -105,6 +109,10 @@ class Servers:
             if name in self.running:
                 self.stop(name)
         stop_left_over(self.deployment)
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of each running server so far, with those of all processes that it has started."""
+        return {name: sum(map(_cpu, session(process.pid))) for name, process in self.running.items()}
 
     def wait(self) -> None:
         """Wait until the web UI answers with the code location loaded.
@@ -160,6 +168,15 @@ class Servers:
         _pid_file(self.deployment).write_text(json.dumps(known))
 
 
+def _cpu(pid: int) -> float:
+    """User and system time of a process and of its ended children, in seconds; 0 for one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(int(field) for field in fields[11:15]) / os.sysconf("SC_CLK_TCK")
+
+
 def _pid_file(deployment: Deployment) -> Path:
     return deployment.folder / "servers.json"
 
@@ -170,10 +187,11 @@ def stop_left_over(deployment: Deployment) -> None:
     if not path.exists():
         return
     known = json.loads(path.read_text()).values()
-    for sig, patience in ((signal.SIGTERM, _STOP), (signal.SIGKILL, 5.0)):
-        for pid, since in known:
-            send(pid, since, sig)
-        end = time.monotonic() + patience
-        while any(alive(pid, since) for pid, since in known) and time.monotonic() < end:
-            time.sleep(0.1)
+    for pid, since in known:
+        send(pid, since, signal.SIGTERM)
+    end = time.monotonic() + _STOP
+    while any(alive(pid, since) for pid, since in known) and time.monotonic() < end:
+        time.sleep(0.1)
+    for pid, since in known:
+        end_session(pid, since)  # what did not stop, and what a killed server has left
     path.unlink()

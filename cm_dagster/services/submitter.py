@@ -214,7 +214,7 @@ class Submitter:
         """
         paths.folder.mkdir(parents=True, exist_ok=True)
         write_text(paths.config, yaml.safe_dump(dict(config), sort_keys=False))
-        write_text(paths.script, self._script(stack, ["bps", "submit", str(paths.config)]))
+        write_text(paths.script, self.script(stack, ["bps", "submit", str(paths.config)]))
         return Prepared(attempt, paths, stack, str(config["pipelineYaml"]))
 
     def submit(self, batch: Sequence[Prepared], *, pass_fds: Sequence[int] = ()) -> Iterator[SubmitResult]:
@@ -238,7 +238,8 @@ class Submitter:
         for _, same in itertools.groupby(sorted(batch, key=_stack_key), key=_stack_key):
             yield from self._submit_batch(list(same), pass_fds)
 
-    def _script(self, stack: StackSpec, command: Sequence[str]) -> str:
+    def script(self, stack: StackSpec, command: Sequence[str]) -> str:
+        """Write a script that sets a stack up and runs a command in it."""
         # A stack that needs no set-up is the one that runs us.
         return submit_script(stack, self.site, command, path=[str(Path(sys.executable).parent)])
 
@@ -317,7 +318,7 @@ class Submitter:
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=1))
         command = ["python", str(_BATCH_SCRIPT), str(folder / "manifest.json")]
-        write_text(folder / "batch.sh", self._script(batch[0].stack, command))
+        write_text(folder / "batch.sh", self.script(batch[0].stack, command))
         return folder
 
     def _deadline(self, groups: int) -> float:

@@ -1,1 +1,1 @@
-"""Tests of the whole with real servers and processes."""
+"""Tests with the real webserver, daemon, code server, BPS, Butler and WMS, as a pilot uses them."""

@@ -25,6 +25,7 @@ __all__ = [
     "log_to_stderr",
     "redirect",
     "send",
+    "session",
 ]
 
 
@@ -108,12 +109,13 @@ def end_session(leader: int | None, since: str | None) -> None:
     """
     if leader is None or born(leader) not in (None, since):
         return  # the number belongs to another process: the session is gone
-    for pid in _session(leader):
+    for pid in session(leader):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
-def _session(leader: int) -> Iterator[int]:
+def session(leader: int) -> Iterator[int]:
+    """Find the processes of the session that a process leads or led."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(ProcessLookupError):

@@ -167,9 +167,7 @@ class Rig:
             return
         events.start(self.instance, attempt)
         folder = f"/area/{attempt.id.short}"
-        events.submitted(
-            self.instance, attempt, wms_id="17", submit_dir=f"{folder}/submit-1", output_run="out/run", folder=folder
-        )
+        events.submitted(self.instance, attempt, wms_id="17", submit_dir=f"{folder}/submit-1", output_run="out/run")
         if state is State.FAILED:
             events.fail(self.instance, attempt, message, {"verdict": message, "jobs": {"isr": {"failed": 1}}})
         elif state is State.ACCEPTED:

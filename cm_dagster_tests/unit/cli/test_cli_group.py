@@ -10,6 +10,9 @@ from cm_dagster_tests.unit.cli.conftest import Cm, Rig
 CAUSE = "Workflow 17 failed: 3 of 4 quanta succeeded."
 
 
+pytestmark = pytest.mark.usefixtures("filled")
+
+
 @pytest.fixture
 def filled(rig: Rig) -> Rig:
     """Step1: accepted at the second attempt, failed, cancelled, running, planned."""
@@ -23,7 +26,7 @@ def filled(rig: Rig) -> Rig:
     return rig
 
 
-def test_list_json(cm_run: Cm, filled: Rig) -> None:
+def test_list_json(cm_run: Cm) -> None:
     groups = cm_run("group", "list", "rc2", "--json").json
     assert [(group["group"], group["state"], group["attempt"]) for group in groups] == [
         ("g0000", "accepted", 2),
@@ -37,7 +40,7 @@ def test_list_json(cm_run: Cm, filled: Rig) -> None:
     ]  # fmt: skip
 
 
-def test_list_filters(cm_run: Cm, filled: Rig) -> None:
+def test_list_filters(cm_run: Cm) -> None:
     ran = cm_run("group", "list", "rc2", "--step", "step1", "--state", "failed", "--state", "held", "--json")
     assert [group["group"] for group in ran.json] == ["g0001", "g0002"]
     assert cm_run("group", "list", "rc2", "--step", "step2").out == "no groups of step step2\n"
@@ -48,7 +51,15 @@ def test_list_filters(cm_run: Cm, filled: Rig) -> None:
     assert "its steps: step1, step2, step3" in ran.err
 
 
-def test_show_lists_all_attempts_with_causes_and_places(cm_run: Cm, filled: Rig) -> None:
+def test_a_long_table_is_cut(cm_run: Cm) -> None:
+    text = cm_run("group", "list", "rc2", "--limit", "2").out
+    assert "g0001" in text
+    assert "g0002" not in text
+    assert text.endswith("... and 3 more: --step, --state, or --limit 0\n")
+    assert "g0004" in cm_run("group", "list", "rc2", "--limit", "0").out
+
+
+def test_show_lists_all_attempts_with_causes_and_places(cm_run: Cm) -> None:
     document = cm_run("group", "show", "rc2", "step1", "g0000", "--json").json
     first, second = document["attempts"]
     assert (first["state"], first["end"]) == ("failed", CAUSE)
@@ -69,19 +80,19 @@ def test_show_lists_all_attempts_with_causes_and_places(cm_run: Cm, filled: Rig)
         ("g0004", ["an attempt is requested when it is its turn"]),
     ],
 )
-def test_show_says_what_can_be_done(cm_run: Cm, filled: Rig, group: str, words: list[str]) -> None:
+def test_show_says_what_can_be_done(cm_run: Cm, group: str, words: list[str]) -> None:
     document = cm_run("group", "show", "rc2", "step1", group, "--json").json
     for word in words:
         assert word in document["next"]
 
 
-def test_page(cm_run: Cm, filled: Rig) -> None:
+def test_page(cm_run: Cm) -> None:
     text = cm_run("group", "show", "rc2", "step1", "g0001").out
     for word in ("visit = 1", CAUSE, "out/run", "bps.yaml", "isr: 1 failed", "17 (rc2.step1.local.g0001.a01)"):
         assert word in text
 
 
-def test_a_group_that_is_not_there(cm_run: Cm, filled: Rig) -> None:
+def test_a_group_that_is_not_there(cm_run: Cm) -> None:
     ran = cm_run("group", "show", "rc2", "step1", "g0009")
     assert ran.code == 1
     assert "its last group is g0004" in ran.err

@@ -47,7 +47,7 @@ class Index(AttemptIndex):
 def attempt(id_: AttemptId, state: State) -> Attempt:
     run = dg.DagsterRun("job", run_id=f"{id_.workflow}")
     return Attempt(
-        run.run_id, id_, state, "", "", "", "", 0, False, False, 0, None, None, float(id_.number), None, None, run
+        run.run_id, id_, state, "", "", "", 0, False, False, 0, None, None, float(id_.number), None, None, run
     )
 
 

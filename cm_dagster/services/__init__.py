@@ -1,0 +1,1 @@
+"""Adapters of the outside services: Butler, BPS, the WMS. They know nothing of Dagster."""

@@ -1,0 +1,233 @@
+"""A whole deployment on this machine, and campaigns on it that tests can look at and act on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cm_dagster.local.deployment import Deployment
+from cm_dagster.local.minidrp import PIPELINE
+from cm_dagster.local.servers import Servers
+from cm_dagster.local.survey import Survey
+from cm_dagster.plan.names import StepId
+from cm_dagster.services.wms import WmsClient, WorkflowReport
+from cm_dagster.testing.graphql import Launched, Partitions, Run, WebUi
+
+PATIENCE = 180.0
+"""Seconds that anything may take that comes by itself; on a quiet machine it takes a tenth of that."""
+MONITORING = 2
+"""Seconds between two looks of Dagster's run monitoring."""
+TICK = 2.0
+"""Seconds between two ticks of a sensor that are asked for; Dagster's daemon makes it 5."""
+TICKS = 16.0
+"""Seconds in which every sensor ticks at least twice: what was to happen by itself has happened then."""
+_TOOLS = Path(sys.executable).parent
+
+
+def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIENCE) -> T:
+    """Look once a second until there is something to see, and give it.
+
+    Raises
+    ------
+    AssertionError
+        If there is nothing after a time.
+    """
+    end = time.monotonic() + patience
+    while (seen := look()) is None or seen is False:
+        assert time.monotonic() < end, f"waited {patience:.0f} s for {what}"
+        time.sleep(1.0)
+    return seen
+
+
+@dataclass(frozen=True)
+class Rig:
+    """A deployment with its servers."""
+
+    deployment: Deployment
+    survey: Survey
+    servers: Servers
+    wms: WmsClient
+
+    @property
+    def ui(self) -> WebUi:
+        """The web UI, as a pilot sees it."""
+        return WebUi(self.servers.url, user="pilot")
+
+    def program(self, *words: str | Path, code: int = 0, **environment: str) -> str:
+        """Run a program of this environment in the deployment, and give its output."""
+        command = [str(_TOOLS / words[0]), *map(str, words[1:])]
+        address = {"CM_CODE_HOST": "127.0.0.1", "CM_CODE_PORT": str(self.servers.code_port)}
+        environment = {**self.deployment.environment(), **address, "COLUMNS": "200", **environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
+        assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def workflows(self) -> list[WorkflowReport]:
+        """All workflows that were ever submitted, as the WMS tells."""
+        return list(self.wms.report_all(history=1.0).values())
+
+    def campaign(
+        self, name: str, *, visits: Sequence[int], steps: Sequence[str] = ("step1",), faults: Sequence[Any] = ()
+    ) -> Case:
+        """Create a campaign by ``cm``: a group per visit in its first step, one group in each further step."""
+        case = Case(self, name)
+        case.set_faults(faults)
+        case.file.write_text(yaml.safe_dump(self._document(case, visits, steps)))
+        self.program("cm", "campaign", "create", case.file, "--reason", "to be tested")
+        return case
+
+    def _document(self, case: Case, visits: Sequence[int], steps: Sequence[str]) -> dict[str, Any]:
+        first, further = steps[0], steps[1:]
+        chosen: dict[str, Any] = {
+            first: {"pipeline": f"#{first}", "group_by": {"dimension": "visit", "dataset": "raw", "size": 1}}
+        }
+        for before, step in zip(steps, further, strict=False):
+            chosen[step] = {"pipeline": f"#{step}", "needs": [before], "group_by": {"dimension": "visit", "count": 1}}
+        listed = ", ".join(map(str, visits))
+        return {
+            "campaign": case.name,
+            "butler": {
+                "input": [self.survey.defaults],
+                "output": f"u/test/{case.name}",
+                "where": f"{self.survey.where} AND visit IN ({listed})",
+            },
+            "pipeline": str(PIPELINE),
+            "sites": "local",
+            "bps": {"environment": {"CM_MINIDRP_FAULTS": str(case.faults_file)}},
+            "steps": chosen,
+        }
+
+    @contextmanager
+    def without_sensor(self, name: str) -> Iterator[None]:
+        """Have a sensor switched off for a while, and wait until its last tick is over."""
+        self.ui.stop_sensor(name)
+        time.sleep(2.0)
+        try:
+            yield
+        finally:
+            self.ui.start_sensor(name)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A campaign under test."""
+
+    rig: Rig
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.rig.deployment.folder
+
+    @property
+    def file(self) -> Path:
+        return self.folder / f"{self.name}.yaml"
+
+    @property
+    def faults_file(self) -> Path:
+        return self.folder / f"{self.name}.faults.json"
+
+    def set_faults(self, faults: Sequence[Any]) -> None:
+        """Tell the tasks of this campaign from now on what faults to commit."""
+        self.faults_file.write_text(json.dumps(list(faults)))
+
+    def start(self) -> None:
+        """Let the campaign go, by ``cm``."""
+        self.rig.program("cm", "campaign", "start", self.name, "--reason", "to be tested")
+
+    def status(self) -> Any:
+        """What ``cm status --json`` says."""
+        return json.loads(self.rig.program("cm", "status", self.name, "--json"))
+
+    def step(self, step: str) -> StepId:
+        return StepId(self.name, step, "local")
+
+    def key(self, step: str = "step1", stage: str = "local") -> tuple[str, str, str]:
+        """Asset key of a step's groups, or of its ``inputs`` or ``collected``."""
+        return (self.name, step, stage)
+
+    def wait_for_assets(self) -> None:
+        """Wait until the UI shows the campaign."""
+        wait_for(f"assets of {self.name}", lambda: self.key() in self.rig.ui.assets())
+
+    def make_groups(self, step: str = "step1") -> list[str]:
+        """Materialize a step's inputs by hand, and give the names of its groups."""
+        self.wait_for_assets()
+        run = self.rig.ui.launch([self.key(step, "inputs")])
+        wait_for(f"inputs of {step}", lambda: self.rig.ui.run(run.run_id).status == "SUCCESS")
+        return sorted(self.partitions(step).unmaterialized)
+
+    def partitions(self, step: str = "step1") -> Partitions:
+        return self.rig.ui.partitions(self.key(step))
+
+    def launch(self, group: str, step: str = "step1") -> Launched:
+        """Materialize a group as the UI does."""
+        return self.rig.ui.launch([self.key(step)], group)
+
+    def attempts(self, group: str, step: str = "step1") -> list[Run]:
+        """Runs that are attempts at a group, the first one first; those that were turned away are none."""
+        found = self.rig.ui.runs({"cm/group": f"{self.step(step).tag}|{group}"})
+        return sorted((run for run in found if run.tags.get("cm/of") == run.run_id), key=_number)
+
+    def runs(self, step: str = "step1") -> list[Run]:
+        """All attempts at a step."""
+        return self.rig.ui.runs({"cm/step": self.step(step).tag})
+
+    def wait_until(self, run_id: str, *statuses: str) -> Run:
+        """Wait until a run has one of the statuses; another end is a failure."""
+
+        def look() -> Run | None:
+            run = self.rig.ui.run(run_id)
+            over = run.status in ("SUCCESS", "FAILURE", "CANCELED")
+            assert not over or run.status in statuses, (run.status, self.end_message(run))
+            return run if run.status in statuses else None
+
+        return wait_for(f"{' or '.join(statuses)} of {self.name} {run_id}", look)
+
+    def wait_until_running(self, run_id: str) -> Run:
+        """Wait until jobs of an attempt's workflow run."""
+
+        def look() -> Run | None:
+            run = self.rig.ui.run(run_id)
+            assert run.status in ("QUEUED", "STARTED"), run.status
+            return run if run.tags.get("cm/state") == "running" else None
+
+        return wait_for(f"running jobs of {self.name} {run_id}", look)
+
+    def end_message(self, run: Run) -> str:
+        """What was said when a run ended."""
+        return "\n".join(self.rig.ui.messages(run.run_id, _ENDS[run.status]))
+
+    def submitted(self, step: str = "step1") -> Counter[str]:
+        """How often each workflow of a step was submitted, by ``<group>.<attempt>``."""
+        prefix = f"{self.step(step).tag.replace('/', '.')}."
+        names = (report.name for report in self.rig.workflows())
+        return Counter(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    def workflow(self, wms_id: str) -> WorkflowReport:
+        """What the WMS says of a workflow."""
+        report = self.rig.wms.report_one(wms_id, 1.0)
+        assert report is not None
+        return report
+
+    def count(self, step: str = "step1") -> Mapping[str, int]:
+        """Number of groups of a step by state, those in which there are any."""
+        (found,) = [each for each in self.status()["steps"] if each["step"] == step]
+        return {state: count for state, count in found["groups"].items() if count and state != "total"}
+
+
+_ENDS = {"SUCCESS": "RunSuccessEvent", "FAILURE": "RunFailureEvent", "CANCELED": "RunCanceledEvent"}
+
+
+def _number(run: Run) -> tuple[int, str]:
+    return int(run.tags["cm/attempt"]), run.run_id

@@ -1,0 +1,122 @@
+"""Names are the same for everybody, sort as places do, and are never shared."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cm_dagster.plan.names import (
+    NAME,
+    AttemptId,
+    StepId,
+    group_folder,
+    group_name,
+    site_output,
+    step_input,
+    step_output,
+)
+
+AREA = Path("/area")
+OUTPUT = "u/camp"
+NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: "__" not in name)
+# Few and alike, so that what is put together differently would meet.
+ALIKE = st.sampled_from(["a", "b", "a_b", "b_a", "a1", "ab", "A", "g1"])
+STEPS = st.builds(StepId, ALIKE, ALIKE, ALIKE)
+GROUPS = st.builds(group_name, st.integers(0, 20_000), st.sampled_from([1, 9_999, 20_001]))
+ATTEMPTS = st.builds(AttemptId, st.builds(StepId, ALIKE, ALIKE, st.just("x")), GROUPS, st.integers(1, 120))
+
+
+@given(st.builds(StepId, NAMES, NAMES, NAMES))
+def test_a_step_is_read_back_from_its_tag(step: StepId) -> None:
+    assert StepId.from_tag(step.tag) == step
+    assert step.asset == tuple(step.tag.split("/"))
+    assert re.fullmatch(r"[A-Za-z0-9_]+", step.job)
+
+
+@pytest.mark.parametrize(
+    "tag", ["", "a/b", "a/b/c/d", "a//c", "/b/c", "a/b/c ", "a/b/c\n", "1a/b/c", "a/b.c/d", "ä/b/c", "a/b/" + "c" * 61]
+)
+def test_what_is_no_tag_of_a_step(tag: str) -> None:
+    with pytest.raises(ValueError, match="is not campaign/step/site"):
+        StepId.from_tag(tag)
+
+
+@given(total=st.integers(1, 1_000_000), data=st.data())
+def test_names_of_groups_sort_as_places(total: int, data: st.DataObject) -> None:
+    places = sorted(data.draw(st.sets(st.integers(0, total - 1), min_size=1, max_size=20)))
+    names = [group_name(place, total) for place in places]
+    assert sorted(names) == names
+    assert len(set(names)) == len(places)
+    assert [int(name[1:]) for name in names] == places
+    assert len({len(name) for name in names}) == 1
+
+
+def test_names_of_groups() -> None:
+    assert group_name(7, 10) == "g0007"
+    assert group_name(9_999, 10_000) == "g9999"
+    assert group_name(7, 10_001) == "g00007"
+
+
+@pytest.mark.parametrize("group", ["", "g1", "g001", "0007", "g0007 ", "g0007/a", "x0007", "G0007", "g٠٠٠٧"])
+def test_what_is_no_group(group: str) -> None:
+    with pytest.raises(ValueError, match="not a group"):
+        AttemptId(StepId("c", "s", "x"), group, 1)
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_what_is_no_number(number: int) -> None:
+    with pytest.raises(ValueError, match="attempt number"):
+        AttemptId(StepId("c", "s", "x"), "g0000", number)
+
+
+@given(one=ATTEMPTS, other=ATTEMPTS)
+def test_two_attempts_share_no_name(one: AttemptId, other: AttemptId) -> None:
+    same_group = (one.step, one.group) == (other.step, other.group)
+    assert (one.workflow == other.workflow) == (one == other)
+    assert (one.folder(AREA) == other.folder(AREA)) == (one == other)
+    assert (group_folder(AREA, one.step, one.group) == group_folder(AREA, other.step, other.group)) == same_group
+    # Each campaign has an output of its own.
+    outputs = [f"u/{each.step.campaign}" for each in (one, other)]
+    assert (one.run(outputs[0]) == other.run(outputs[1])) == (one == other)
+    assert (one.output(outputs[0]) == other.output(outputs[1])) == (one == other)
+
+
+@given(one=STEPS, other=STEPS)
+def test_two_steps_share_no_name(one: StepId, other: StepId) -> None:
+    assert (one.tag == other.tag) == (one.job == other.job) == (one.asset == other.asset) == (one == other)
+
+
+@given(attempt=ATTEMPTS)
+def test_collections_of_steps_and_attempts_do_not_meet(attempt: AttemptId) -> None:
+    step = attempt.step
+    chains = [
+        OUTPUT,
+        step_output(OUTPUT, step.step),
+        step_input(OUTPUT, step.step),
+        site_output(OUTPUT, step),
+        attempt.output(OUTPUT),
+        attempt.run(OUTPUT),
+    ]
+    assert len(set(chains)) == len(chains)
+    assert all(name.startswith(OUTPUT) for name in chains)
+
+
+@given(attempts=st.lists(ATTEMPTS.filter(lambda a: a.number < 100), max_size=6))
+def test_workflows_of_a_group_sort_by_attempt(attempts: list[AttemptId]) -> None:
+    one = StepId("c", "s", "x")
+    mine = [AttemptId(one, "g0001", attempt.number) for attempt in attempts]
+    assert sorted(mine) == sorted(mine, key=lambda attempt: attempt.workflow)
+
+
+@given(campaign=NAMES, step=NAMES, site=NAMES, number=st.integers(1, 999))
+def test_names_are_bounded_and_plain(campaign: str, step: str, site: str, number: int) -> None:
+    attempt = AttemptId(StepId(campaign, step, site), "g0000000", number)
+    assert len(attempt.workflow) <= 200  # file names of the submit directory end on it, and get at most 255 bytes
+    assert re.fullmatch(r"[A-Za-z0-9_.]+", attempt.workflow)
+    assert re.fullmatch(r"[A-Za-z0-9_/]+", attempt.run(OUTPUT))
+    assert len(attempt.step.job) <= 200
+    assert AREA in attempt.folder(AREA).parents

@@ -1,0 +1,94 @@
+"""The table of states is closed, and says of each state what everything else relies on."""
+
+from __future__ import annotations
+
+import pytest
+from dagster import DagsterRunStatus
+
+from cm_dagster.policy.states import (
+    OPEN,
+    SHOWN_AS,
+    TRANSITIONS,
+    GroupState,
+    RunStatus,
+    State,
+    group_state,
+    is_allowed,
+)
+
+ENDS = {State.ACCEPTED, State.FAILED, State.CANCELLED}
+
+
+def test_every_state_is_in_every_table() -> None:
+    assert set(SHOWN_AS) == set(TRANSITIONS) == set(State)
+    assert all(following <= set(State) for following in TRANSITIONS.values())
+    assert {group_state(state) for state in (None, *State)} == set(GroupState)
+
+
+def test_statuses_are_dagsters_own() -> None:
+    assert {status.value for status in RunStatus} <= {status.value for status in DagsterRunStatus}
+
+
+def test_only_the_ends_have_no_successor() -> None:
+    assert {state for state, following in TRANSITIONS.items() if not following} == ENDS
+    assert set(State) - OPEN == ENDS
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_is_reached_and_leads_to_every_end(state: State) -> None:
+    reached = {State.QUEUED}
+    for _ in State:
+        reached |= {after for before in reached for after in TRANSITIONS[before]}
+    assert reached == set(State)
+    ahead = {state}
+    for _ in State:
+        ahead |= {after for before in ahead for after in TRANSITIONS[before]}
+    # A person can stop an attempt at any time, and what is being cancelled ends as nothing else.
+    wanted = {state} if state in ENDS else {State.CANCELLED} if state is State.CANCELLING else ENDS
+    assert ahead & ENDS == wanted
+
+
+def test_open_attempts_can_be_cancelled_and_nothing_follows_but_cancelled() -> None:
+    for state in OPEN - {State.CANCELLING}:
+        assert {State.CANCELLING, State.CANCELLED} <= TRANSITIONS[state]
+    assert TRANSITIONS[State.CANCELLING] == {State.CANCELLED}
+
+
+def test_unknown_is_neither_failed_nor_accepted() -> None:
+    assert not TRANSITIONS[State.UNKNOWN] & {State.FAILED, State.ACCEPTED, State.FINALIZING}
+    assert group_state(State.UNKNOWN) is GroupState.UNKNOWN
+    assert SHOWN_AS[State.UNKNOWN] is RunStatus.STARTED
+
+
+def test_verdicts_follow_only_the_end_of_a_workflow_or_its_submission() -> None:
+    before = {state for state, following in TRANSITIONS.items() if State.ACCEPTED in following}
+    assert before <= {State.CLAIMED, State.ENDED, State.FINALIZING}
+    assert {state for state, following in TRANSITIONS.items() if State.FINALIZING in following} == {State.ENDED}
+
+
+def test_the_queue_is_left_by_a_claim_or_a_cancellation_alone() -> None:
+    assert TRANSITIONS[State.QUEUED] == {State.CLAIMED, State.CANCELLING, State.CANCELLED}
+    assert not any(State.QUEUED in following for following in TRANSITIONS.values())
+
+
+@pytest.mark.parametrize("said", [State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.ENDED])
+@pytest.mark.parametrize("known", [state for state, shown in SHOWN_AS.items() if shown is RunStatus.STARTED])
+def test_whatever_the_wms_says_next_may_follow(known: State, said: State) -> None:
+    if known is State.CLAIMED and said is State.ENDED:
+        return  # an attempt has its workflow's id only once it is submitted
+    if known is State.FINALIZING and said is State.ENDED:
+        assert is_allowed(known, said)
+    assert is_allowed(known, said)
+
+
+def test_a_state_may_be_written_again() -> None:
+    assert all(is_allowed(state, state) for state in State)
+    assert not is_allowed(State.ACCEPTED, State.RUNNING)
+
+
+def test_a_group_is_what_its_latest_attempt_is() -> None:
+    assert group_state(None) is GroupState.PLANNED
+    assert group_state(State.CANCELLED) is GroupState.HELD
+    assert group_state(State.CANCELLING) is GroupState.RUNNING
+    for state in OPEN:
+        assert group_state(state) not in {GroupState.PLANNED, GroupState.ACCEPTED, GroupState.FAILED, GroupState.HELD}

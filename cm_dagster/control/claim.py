@@ -18,7 +18,7 @@ from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
-__all__ = ["Taken", "take"]
+__all__ = ["Taken", "idle", "take"]
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,13 @@ class Taken:
 
     def idle(self) -> float:
         """Seconds since anything was last done for the attempt, by its files."""
-        newest = max((path.stat().st_mtime for path in self.folder.glob("*")), default=0.0)
-        return min(self.claims.age(self.attempt.id.number), time.time() - newest)
+        return idle(self.claims, self.attempt.id.number, self.folder)
+
+
+def idle(claims: Claims, number: int, folder: Path) -> float:
+    """Seconds since anything was last done for an attempt that is claimed, by its files."""
+    newest = max((path.stat().st_mtime for path in folder.glob("*")), default=0.0)
+    return min(claims.age(number), time.time() - newest)
 
 
 def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack) -> Taken:
@@ -90,9 +95,9 @@ def _claim(instance: dg.DagsterInstance, attempt: Attempt, claims: Claims) -> bo
     """Claim the attempt's number, or turn its run away."""
     number = attempt.id.number
     try:
-        owners = claims.owners()
-        for other, run_id in owners.items():
-            _check_other(instance, attempt, other, run_id)
+        others = {other: run_id for other, run_id in claims.owners().items() if run_id != attempt.run_id}
+        for other, run_id in others.items():
+            _check_other(instance, attempt, other, run_id, latest=other == max(others))
         return claims.claim(number, attempt.run_id)
     except BusyError as error:
         message = f"cm_dagster does not take this run: {error}"
@@ -101,14 +106,15 @@ def _claim(instance: dg.DagsterInstance, attempt: Attempt, claims: Claims) -> bo
         raise LedgerError(message) from error
 
 
-def _check_other(instance: dg.DagsterInstance, attempt: Attempt, number: int, run_id: str) -> None:
-    """Refuse an attempt beside another that is open or accepted: the coordinator may have been too early to see it."""
-    if run_id == attempt.run_id:
-        return
+def _check_other(instance: dg.DagsterInstance, attempt: Attempt, number: int, run_id: str, *, latest: bool) -> None:
+    """Refuse an attempt beside one that is open or after one that is accepted.
+
+    The coordinator has asked the same, but may have been too early to see it.
+    """
     if number >= attempt.id.number:
         raise BusyError(f"attempt {number} at {attempt.id.group} belongs to run {run_id}")
     other = read_attempt(instance, run_id)
     if other is not None and other.is_open:
         raise BusyError(f"attempt {number} at {attempt.id.group} (run {run_id}) is {other.state}")
-    if other is not None and other.state is State.ACCEPTED and attempt.parent != run_id:
+    if latest and other is not None and other.state is State.ACCEPTED and attempt.parent != run_id:
         raise BusyError(f"attempt {number} at {attempt.id.group} (run {run_id}) is accepted")

@@ -14,6 +14,7 @@ import dagster as dg
 from cm_dagster.control.health import read_health
 from cm_dagster.control.site import Site
 from cm_dagster.ledger.attempts import UNFINISHED, Attempt, index_of
+from cm_dagster.ledger.refusal import turn_away
 from cm_dagster.policy.dispatch import Waiting, order_waiting
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
@@ -63,8 +64,10 @@ def hold_life_line(site: Site, run_id: str) -> None:
     """
     path = _life_line(site, run_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a")
+    draft = path.with_name(f".{run_id}")
+    file = draft.open("a")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    draft.rename(path)  # now: nobody must meet it unlocked
     _held.append(file)
 
 
@@ -119,11 +122,24 @@ def batches(instance: dg.DagsterInstance, site: Site, job: str) -> list[Batch]:
     lost = [a.run_id for a in attempts if _in_hands(a) and not a.wms_id and a.run_id not in busy]
     going = [a for a in attempts if _in_hands(a) or a.run_id in busy]
     waiting = [_waiting(a) for a in attempts if a.state is State.QUEUED and a.run_id not in busy]
+    _turn_away_twins(instance, waiting=[a for a in attempts if a.state is State.QUEUED], going=going)
     taken = [(a.id.step.tag, a.id.group) for a in going]
     chosen = order_waiting(waiting, busy=taken, room=site.spec.limits.in_flight - len(going))
     run_ids = lost + [attempt.run_id for attempt in chosen]
     size = site.spec.submit.batch
     return [Batch.of(run_ids[i : i + size]) for i in range(0, len(run_ids), size)]
+
+
+def _turn_away_twins(instance: dg.DagsterInstance, *, waiting: list[Attempt], going: list[Attempt]) -> None:
+    """Turn away the attempts whose group has another one on its way: two launches may pass the coordinator at once."""
+    on_way = {(a.id.step, a.id.group): a for a in going}
+    for twin in waiting:
+        other = on_way.get((twin.id.step, twin.id.group))
+        if other and other.run_id != twin.run_id:
+            number, group = other.id.number, twin.id.group
+            turn_away(
+                instance, twin.run, f"attempt {number} at {group} (run {other.run_id}) was launched at the same time"
+            )
 
 
 def _in_hands(attempt: Attempt) -> bool:

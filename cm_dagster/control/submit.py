@@ -146,6 +146,9 @@ class _Batch:
         elif not taken.new and taken.idle() < self.site.spec.wms.settle:
             self.log.info("%s: wait, the WMS may not show it yet", taken.attempt.id.workflow)
             self.done.waiting += 1
+        elif not taken.new and events.cancel_asked(self.instance, taken.attempt.run_id):
+            message = "Cancelled before submission; nothing was submitted."
+            events.cancelled(self.instance, taken.attempt.run_id, message, swept=True)
         elif left and left.outcome is SubmitOutcome.FAILED:
             return self._failed(taken, left)
         else:
@@ -156,13 +159,19 @@ class _Batch:
         """Take the oldest workflow of the attempt's name for its own, and cancel its twins."""
         own, twins = found[0], found[1:]
         for twin in twins:
-            self.site.wms.cancel(twin)
-            events.note(
-                self.instance,
-                taken.attempt.run,
-                f"ALARM: the WMS had a second workflow of this name, {twin}; it was cancelled, {own} stays.",
-            )
+            end = self._cancel_twin(twin)
+            message = f"ALARM: the WMS had a second workflow of this name, {twin}; {end}, {own} stays."
+            events.note(self.instance, taken.attempt.run, message)
         self._record(taken, own, submit_dir, "found by name")
+
+    def _cancel_twin(self, twin: str) -> str:
+        try:
+            self.site.wms.cancel(twin)
+        except WmsError as error:
+            if error.transient:
+                raise
+            return f"it can't be cancelled ({error.cause})"  # it has ended
+        return "it was cancelled"
 
     def _prepare(self, taken: Taken) -> Prepared | None:
         """Write the files of a try; what can't be written fails its attempt."""
@@ -248,8 +257,10 @@ class _Batch:
         self.log.info("%s: %s", attempt.id.workflow, message)
         self.done.submitted += 1
         if events.cancel_asked(self.instance, attempt.run_id):
+            # First on the run: should the WMS not answer now, the watch sensor cancels the workflow.
+            events.cancelled(self.instance, attempt.run_id, f"Workflow {wms_id} is cancelled.", swept=False)
             self.site.wms.cancel(wms_id)
-            events.cancelled(self.instance, attempt.run_id, f"Workflow {wms_id} was cancelled.", swept=True)
+            events.cancelled(self.instance, attempt.run_id, "", swept=True)
 
 
 def _age(wms_id: str) -> tuple[float, str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import dagster as dg
 
-from cm_dagster.control.health import write_health, write_progress
+from cm_dagster.control.claim import idle
+from cm_dagster.control.health import read_health, write_health, write_progress
 from cm_dagster.control.judge import settle
 from cm_dagster.control.queue import Batch, in_work
 from cm_dagster.control.site import Site
@@ -21,6 +22,7 @@ from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.judge import Outcome
 from cm_dagster.policy.states import State
+from cm_dagster.services.submitter import SubmitOutcome, read_result
 from cm_dagster.services.wms import WmsState, WorkflowReport
 
 __all__ = ["Seen", "watch"]
@@ -68,7 +70,8 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
     """
     index = index_of(instance)
     attempts = [a for a in index.open_at(site.name) if a.state is not State.QUEUED] + index.unswept_at(site.name)
-    if not attempts:
+    # A WMS that did not answer is asked also for nothing, since nothing is submitted until it does.
+    if not attempts and read_health(instance, [site.name])[site.name].answers:
         write_progress(instance, site.name, {})
         return Seen("nothing in flight")
     try:
@@ -148,6 +151,9 @@ class _Look:
             return "waiting for judgement"
         if attempt.state is State.FINALIZING and attempt.run_id in self.finalizing:
             return State.FINALIZING
+        if attempt.state is not State.FINALIZING:
+            self._now(attempt, State.ENDED)
+            attempt = replace(attempt, state=State.ENDED)
         outcome = settle(self.instance, self.site, attempt, report)
         if outcome is Outcome.FINALIZE:
             self._now(attempt, State.FINALIZING)
@@ -166,20 +172,34 @@ class _Look:
         claims = Claims(group_folder(self.site.area, attempt.id.step, attempt.id.group))
         with claims.locked():  # a submitter looks for the cancellation itself when it is done
             ids = [attempt.wms_id] if attempt.wms_id else self._unrecorded(attempt, claims)
-            for wms_id in ids:
-                self._stop(wms_id)
+            sure = ids is not None and all([self._stopped(wms_id) for wms_id in ids])
+            if not sure and self._young(attempt, claims):
+                return State.CANCELLING  # the WMS may not show its workflow yet
             done = f"Workflow {', '.join(ids)} was cancelled." if ids else "Nothing was submitted."
             events.cancelled(self.instance, attempt.run_id, done, swept=True)
         return State.CANCELLED
 
-    def _unrecorded(self, attempt: Attempt, claims: Claims) -> list[str]:
-        """Workflows of an attempt that was cancelled before its workflow was recorded."""
-        if claims.owners().get(attempt.id.number) != attempt.run_id:
-            return []
-        name = attempt.id.workflow
-        return [wms_id for wms_id, report in self.reports.items() if report.name == name]
+    def _young(self, attempt: Attempt, claims: Claims) -> bool:
+        number, folder = attempt.id.number, attempt.id.folder(self.site.area)
+        return number in claims.owners() and idle(claims, number, folder) < self.site.spec.wms.settle
 
-    def _stop(self, wms_id: str) -> None:
+    def _unrecorded(self, attempt: Attempt, claims: Claims) -> list[str] | None:
+        """Workflows of an attempt that was cancelled before its workflow was recorded; None if that is not certain."""
+        id_ = attempt.id
+        if claims.owners().get(id_.number) != attempt.run_id:
+            return []
+        known = [wms_id for wms_id, report in self.reports.items() if report.name == id_.workflow]
+        recorded, left = claims.recorded(id_.number), read_result(id_, id_.folder(self.site.area))
+        known += [recorded["wms_id"]] if recorded else []
+        known += [left.wms_id] if left and left.wms_id else []
+        sent = left is not None and left.outcome is not SubmitOutcome.FAILED
+        return list(dict.fromkeys(known)) or (None if sent else [])
+
+    def _stopped(self, wms_id: str) -> bool:
+        """Make sure that a workflow does not run; False if the WMS does not show it."""
         report = self.reports.get(wms_id)
-        if report is None or report.state in _STATES:  # one that has ended can't be cancelled, and need not be
+        if report is None:
+            report = self.site.wms.report_one(wms_id, self.site.spec.wms.history)
+        if report is not None and report.state in _STATES:  # one that has ended can't be cancelled, and need not be
             self.site.wms.cancel(wms_id)
+        return report is not None

@@ -76,6 +76,11 @@ class Attempt:
         """Whether it still occupies its group."""
         return self.state in OPEN
 
+    @property
+    def began(self) -> bool:
+        """Whether it has been in the site's hands, so that there may be a workflow of it."""
+        return bool(self.wms_id) or self.run.tags.get(tags.STATE, "") not in ("", State.QUEUED)
+
 
 def _attempt(record: RunRecord) -> Attempt | None:
     """Read an attempt from a run's record; None if the run is none, or was turned away."""
@@ -129,6 +134,7 @@ class AttemptIndex:
         self._lock = threading.Lock()
         self._seen: datetime | None = None
         self._by_run: dict[str, Attempt] = {}
+        self._by_group: dict[tuple[str, str], dict[str, Attempt]] = defaultdict(dict)
         self._latest: dict[str, dict[str, Attempt]] = defaultdict(dict)
         self._open: dict[str, Attempt] = {}
         self._unswept: dict[str, Attempt] = {}
@@ -138,22 +144,21 @@ class AttemptIndex:
         with self._lock:
             since = self._seen - _OVERLAP if self._seen else None
             wanted = dg.RunsFilter(tags={tags.KIND: tags.WORKFLOW}, updated_after=since)
-            for record in instance.get_run_records(wanted):
-                self._seen = max(self._seen or record.update_timestamp, record.update_timestamp)
+            records = instance.get_run_records(wanted)
+            for record in records:
                 attempt = _attempt(record)
                 if attempt and self._by_run.get(attempt.run_id) != attempt:
                     self._add(attempt)
+            self._seen = max((record.update_timestamp for record in records), default=self._seen)
 
     def _add(self, attempt: Attempt) -> None:
         run_id = attempt.run_id
         self._by_run[run_id] = attempt
-        groups = self._latest[attempt.id.step.tag]
-        before = groups.get(attempt.id.group)
-        # Of two with one number (two coordinators at one moment) the one that is not turned away counts.
-        if before is None or _rank(attempt) >= _rank(before) or before.run_id == run_id:
-            groups[attempt.id.group] = attempt
+        step, group = attempt.id.step.tag, attempt.id.group
+        self._by_group[step, group][run_id] = attempt
+        self._latest[step][group] = max(self._by_group[step, group].values(), key=_rank)
         _keep(self._open, attempt, attempt.is_open)
-        _keep(self._unswept, attempt, attempt.state is State.CANCELLED and bool(attempt.wms_id) and not attempt.swept)
+        _keep(self._unswept, attempt, attempt.state is State.CANCELLED and attempt.began and not attempt.swept)
 
     def of_step(self, step: StepId) -> Mapping[str, Attempt]:
         """Latest attempt of each group of a step that has one."""
@@ -174,12 +179,13 @@ class AttemptIndex:
 
     def all_of(self, step: StepId, group: str) -> list[Attempt]:
         """All attempts at a group, the first one first."""
-        found = [a for a in list(self._by_run.values()) if a.id.step == step and a.id.group == group]
+        found = list(self._by_group.get((step.tag, group), {}).values())
         return sorted(found, key=lambda a: (a.id.number, a.created))
 
 
-def _rank(attempt: Attempt) -> tuple[int, bool, float]:
-    return attempt.id.number, attempt.state is not State.CANCELLED, attempt.created
+def _rank(attempt: Attempt) -> tuple[int, bool, float, str]:
+    # Of two with one number (two coordinators at one moment) the one that is not turned away counts.
+    return attempt.id.number, attempt.state is not State.CANCELLED, attempt.created, attempt.run_id
 
 
 def _keep(where: dict[str, Attempt], attempt: Attempt, wanted: bool) -> None:

@@ -15,11 +15,14 @@ from dataclasses import dataclass, replace
 import dagster as dg
 
 from cm_dagster.errors import LedgerError
+from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["ASSET", "PARTITIONS", "Campaign", "create", "find", "load_all", "pick", "sign_off", "start"]
+__all__ = ["ASSET", "PARTITIONS", "UNPLANNED", "Campaign", "create", "find", "load_all", "pick", "sign_off", "start"]
 
 ASSET = dg.AssetKey(["campaigns"])
+UNPLANNED = "unplanned"
+"""Partition of a step until its groups are made; it is no group, so nothing can be launched for it."""
 PARTITIONS = dg.DynamicPartitionsDefinition(name="campaigns")
 
 
@@ -101,6 +104,10 @@ def create(instance: dg.DagsterInstance, spec: CampaignSpec, *, user: str, reaso
             advice="give the new one another name; what has been planned or run is bound to the specification it had",
         )
     _write(instance, Campaign(spec, action="create", user=user, reason=reason))
+    # Dagster shows an asset without any partition as complete; a step that is not planned must not look so.
+    for step in spec.steps:
+        for site in spec.sites:
+            instance.add_dynamic_partitions(StepId(spec.campaign, step, site).tag, [UNPLANNED])
     # The partition comes last: a campaign is known only when all of it is.
     instance.add_dynamic_partitions("campaigns", [spec.campaign])
     return True

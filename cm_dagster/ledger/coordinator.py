@@ -15,7 +15,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
-from cm_dagster.plan.names import StepId
+from cm_dagster.plan.names import GROUP, StepId
 from cm_dagster.policy.states import State
 
 __all__ = ["CampaignRunCoordinator"]
@@ -65,7 +65,8 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
             return f"{group} is accepted; re-execute run {last.run_id} if it is to be processed again"
         number = _next(attempts)
         want = run.tags.get(tags.WANT)
-        if run.tags.get(tags.BY) == "dispatch" and want != str(number):
+        # A re-execution has copied the wish of the run that it follows.
+        if run.tags.get(tags.BY) == "dispatch" and not run.parent_run_id and want != str(number):
             return f"it was meant as attempt {want} at {group}, which is at attempt {number} by now"
         return None
 
@@ -119,6 +120,9 @@ def _misfit(run: dg.DagsterRun, steps: list[StepId], others: list[dg.AssetKey]) 
     first, last = (run.tags.get(name) for name in _RANGE)
     if first != last:
         return f"one run is one attempt at one group; this one covers {first} to {last}: launch a backfill"
-    if not run.tags.get(tags.PARTITION):
+    group = run.tags.get(tags.PARTITION)
+    if not group:
         return "no group (partition) is selected"
+    if not GROUP.fullmatch(group):  # anybody can add a partition in the UI
+        return f"{group!r} is no group"
     return None

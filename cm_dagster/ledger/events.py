@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
-from dagster._core.events import DagsterEvent, EngineEventData, StepMaterializationData
+from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData, StepMaterializationData
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
@@ -27,7 +27,7 @@ def _report(
     run: dg.DagsterRun,
     kind: dg.DagsterEventType,
     message: str,
-    data: StepMaterializationData | None = None,
+    data: StepMaterializationData | AssetObservationData | None = None,
 ) -> None:
     event = DagsterEvent(event_type_value=kind.value, job_name=run.job_name, message=message, event_specific_data=data)
     instance.report_dagster_event(event, run_id=run.run_id)
@@ -85,13 +85,17 @@ def accept(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadat
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
         _report(instance, attempt.run, kind, message, StepMaterializationData(made))
     _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
+    _show_end(instance, attempt, State.ACCEPTED)
 
 
 def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata | None = None) -> None:
-    """End an attempt as failed, with its cause."""
-    if metadata:
-        note(instance, attempt.run, message, metadata)
+    """End an attempt as failed, with its cause; the group's page shows it too."""
+    key = dg.AssetKey(attempt.id.step.asset)
+    seen = dg.AssetObservation(key, partition=attempt.id.group, description=message, metadata=metadata)
+    kind = dg.DagsterEventType.ASSET_OBSERVATION
+    _report(instance, attempt.run, kind, message, AssetObservationData(seen))
     instance.report_run_failed(attempt.run, message)
+    _show_end(instance, attempt, State.FAILED)
 
 
 def cancelled(instance: dg.DagsterInstance, run_id: str, message: str, *, swept: bool) -> None:
@@ -113,3 +117,10 @@ def cancelled(instance: dg.DagsterInstance, run_id: str, message: str, *, swept:
     attempt = read_attempt(instance, run_id)
     if attempt and attempt.state is not State.CANCELLED:
         instance.report_run_canceled(attempt.run, message)
+    if attempt:
+        _show_end(instance, attempt, State.CANCELLED)
+
+
+def _show_end(instance: dg.DagsterInstance, attempt: Attempt, state: State) -> None:
+    """Bring the tag that people read into line with the run's status, which is what counts."""
+    instance.add_run_tags(attempt.run_id, {tags.STATE: state.value})

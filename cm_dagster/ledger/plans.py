@@ -103,7 +103,7 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
     rows = [list(asdict(group).values()) for group in plan.groups]
     document = {"step": plan.step, "groups": rows, "inputs": list(plan.inputs)}
     store.put(instance, _key(plan.campaign, plan.step), document)
-    for site in plan.sites:
+    for site in sorted({*plan.sites, *(before.sites if before else ())}):
         _set_partitions(instance, StepId(plan.campaign, plan.step, site), [group.name for group in plan.at(site)])
     return before != plan
 

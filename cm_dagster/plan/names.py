@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name"]
+__all__ = ["GROUP", "GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name"]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 """Campaigns, steps and sites: what a Dagster asset group, an asset key, a Butler collection and a folder all take."""
@@ -18,7 +18,8 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 GROUP_DIGITS = 4
 """Least number of digits in a group's name: the order of names is the order of submission."""
 
-_GROUP = re.compile(r"g\d{4,}")
+GROUP = re.compile(r"g[0-9]{4,}")
+"""Groups."""
 
 
 def group_name(index: int, total: int) -> str:
@@ -83,7 +84,7 @@ class AttemptId:
     """From 1."""
 
     def __post_init__(self) -> None:
-        if not _GROUP.fullmatch(self.group) or self.number < 1:
+        if not GROUP.fullmatch(self.group) or self.number < 1:
             raise ValueError(f"not a group and an attempt number: {self.group!r}, {self.number}")
 
     @property

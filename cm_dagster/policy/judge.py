@@ -60,22 +60,27 @@ def judge(ended: Ended, quanta: float) -> Verdict:
     """
     if ended.wms_state == "cancelled":
         return Verdict(Outcome.FAIL, "the workflow was cancelled at the WMS, not through cm_dagster")
-    if _is_unregistered(ended):
-        have = "no RUN collection" if ended.registered is None else f"{ended.registered} quanta"
-        want = ended.expected if ended.succeeded is None else ended.succeeded
-        what = f"the registry has {have} of a workflow with {want} finished quanta: its final job did not (fully) run"
-        if ended.finalized < FINAL_JOB_TRIES:
-            return Verdict(Outcome.FINALIZE, f"{what}; it is run again")
-        return Verdict(Outcome.FAIL, f"{what}, and running it again {ended.finalized} times did not help")
-    return _judge_counts(ended, quanta)
+    if not _is_unregistered(ended) or _can_not_tell(ended):
+        return _judge_counts(ended, quanta)
+    have = "no RUN collection" if ended.registered is None else f"{ended.registered} quanta"
+    want = ended.expected if ended.succeeded is None else ended.succeeded
+    what = f"the registry has {have} of a workflow with {want} finished quanta: its final job did not (fully) run"
+    if ended.finalized < FINAL_JOB_TRIES:
+        return Verdict(Outcome.FINALIZE, f"{what}; it is run again")
+    return Verdict(Outcome.FAIL, f"{what}, and running it again {ended.finalized} times did not help")
 
 
 def _is_unregistered(ended: Ended) -> bool:
     if ended.registered is None:
         return True
-    if ended.succeeded is not None:
-        return ended.registered < ended.succeeded
-    return ended.wms_state == "succeeded" and ended.registered < ended.expected
+    # The final job writes the provenance graph last, so without one it may have died, whatever the WMS says.
+    return ended.registered < (ended.expected if ended.succeeded is None else ended.succeeded)
+
+
+def _can_not_tell(ended: Ended) -> bool:
+    """Whether a failed workflow has no provenance graph though its final job was run again: its stack makes none."""
+    tried = ended.finalized >= FINAL_JOB_TRIES
+    return tried and ended.wms_state == "failed" and ended.succeeded is None and ended.registered is not None
 
 
 def _judge_counts(ended: Ended, quanta: float) -> Verdict:

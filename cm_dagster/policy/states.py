@@ -76,6 +76,9 @@ SHOWN_AS: dict[State, RunStatus] = {
 }
 """Which status the Dagster run of an attempt has in each state."""
 
+_AGAIN = (State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.CANCELLING, State.CANCELLED)
+# A workflow that has ended may run again (a person restarted it at the WMS), or be forgotten by the WMS.
+
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.CLAIMED, State.CANCELLING, State.CANCELLED}),
     State.CLAIMED: frozenset(
@@ -92,10 +95,8 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.SUBMITTED: frozenset({State.RUNNING, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
     State.RUNNING: frozenset({State.SUBMITTED, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
     State.UNKNOWN: frozenset({State.SUBMITTED, State.RUNNING, State.ENDED, State.CANCELLING, State.CANCELLED}),
-    State.ENDED: frozenset(
-        {State.ACCEPTED, State.FAILED, State.FINALIZING, State.RUNNING, State.CANCELLING, State.CANCELLED}
-    ),
-    State.FINALIZING: frozenset({State.ENDED, State.ACCEPTED, State.FAILED, State.CANCELLING, State.CANCELLED}),
+    State.ENDED: frozenset({State.ACCEPTED, State.FAILED, State.FINALIZING, *_AGAIN}),
+    State.FINALIZING: frozenset({State.ENDED, State.ACCEPTED, State.FAILED, *_AGAIN}),
     State.CANCELLING: frozenset({State.CANCELLED}),
     State.CANCELLED: frozenset(),
     State.ACCEPTED: frozenset(),

@@ -283,7 +283,8 @@ _MATERIALIZATION = """query($key: AssetKeyInput!, $partitions: [String!]) {
         assetMaterializations(partitions: $partitions, limit: 1) {metadataEntries {__typename label
             ... on TextMetadataEntry {text} ... on PathMetadataEntry {path} ... on IntMetadataEntry {intValue}
             ... on FloatMetadataEntry {floatValue} ... on MarkdownMetadataEntry {mdStr}
-            ... on BoolMetadataEntry {boolValue} ... on JsonMetadataEntry {jsonString} ... on TableMetadataEntry {table {records}}}}}}}"""
+            ... on BoolMetadataEntry {boolValue} ... on JsonMetadataEntry {jsonString}
+            ... on TableMetadataEntry {table {records}}}}}}}"""
 _RUNS = f"""query($filter: RunsFilter!) {{runsOrError(filter: $filter) {{__typename
     ... on Runs {{results {{{_RUN_FIELDS}}}}} {_ERRORS}}}}}"""
 _RUN = f"query($id: ID!) {{runOrError(runId: $id) {{__typename ... on Run {{{_RUN_FIELDS}}} {_ERRORS}}}}}"

@@ -11,6 +11,7 @@ import pytest
 from cm_dagster.local.survey import Survey, make_hsc_survey
 from cm_dagster.local.wms import store
 from cm_dagster.local.wms.shutdown import shutdown
+from cm_dagster_tests.integration.ledger_rig import Rig, open_rig
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,10 @@ def local_wms_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     # The test may have set another home since.
     monkeypatch.setenv(store.HOME, str(home))
     shutdown()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    """A site with a real ledger, whose WMS and whose ``bps submit`` do as they are told."""
+    with open_rig(tmp_path) as made:
+        yield made

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             patch.setenv(name, value)
         patch.delenv("CM_SITE", raising=False)
         try:
-            with Servers(deployment) as servers:
-                yield Rig(deployment, survey, servers, WmsClient(_SERVICE))
+            with _instance() as instance, Servers(deployment) as servers:
+                yield Rig(deployment, survey, servers, WmsClient(_SERVICE), instance)
         finally:
             shutdown()
             left = _end_left_over(deployment.folder)
@@ -53,12 +54,14 @@ def _all_up(rig: Rig) -> None:
         rig.servers.wait()
 
 
-def _make_storage() -> None:
-    """Make Dagster's databases: several servers that find none and make them at once get into each other's way."""
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance]:
+    """Open Dagster's databases, made now: servers that all make them at once get into each other's way."""
     with dg.DagsterInstance.get() as instance:
         instance.get_runs(limit=1)
         instance.get_asset_keys()
         instance.all_instigator_state()
+        yield instance
 
 
 def _sites(deployment: Deployment, survey: Survey) -> dict[str, Any]:

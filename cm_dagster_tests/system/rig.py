@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import yaml
 
+from cm_dagster.ledger.refusal import attempts_at
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.minidrp import PIPELINE
 from cm_dagster.local.servers import Servers
@@ -57,6 +59,7 @@ class Rig:
     survey: Survey
     servers: Servers
     wms: WmsClient
+    instance: dg.DagsterInstance
 
     @property
     def ui(self) -> WebUi:
@@ -175,9 +178,9 @@ class Case:
         return self.rig.ui.launch([self.key(step)], group)
 
     def attempts(self, group: str, step: str = "step1") -> list[Run]:
-        """Runs that are attempts at a group, the first one first; those that were turned away are none."""
-        found = self.rig.ui.runs({"cm/group": f"{self.step(step).tag}|{group}"})
-        return sorted((run for run in found if run.tags.get("cm/of") == run.run_id), key=_number)
+        """Runs that are attempts at a group, the first one first; those that were turned away at once are none."""
+        found = attempts_at(self.rig.instance, self.step(step).tag, group, but="")
+        return [self.rig.ui.run(run.run_id) for run in found]
 
     def runs(self, step: str = "step1") -> list[Run]:
         """All attempts at a step."""
@@ -227,7 +230,3 @@ class Case:
 
 
 _ENDS = {"SUCCESS": "RunSuccessEvent", "FAILURE": "RunFailureEvent", "CANCELED": "RunCanceledEvent"}
-
-
-def _number(run: Run) -> tuple[int, str]:
-    return int(run.tags["cm/attempt"]), run.run_id

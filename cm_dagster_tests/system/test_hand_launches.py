@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cm_dagster.testing.graphql import Launched, Run
+from cm_dagster.testing.graphql import Backfill, Launched, Run
 from cm_dagster_tests.system.rig import Case, Rig, wait_for
 
 # Visit n is that of group g000(n - 1).
@@ -97,7 +97,7 @@ def test_double_click_gives_one_workflow(hands: Hands) -> None:
     ends = [case.wait_until(run_id, "SUCCESS", "CANCELED") for run_id in ids]
     assert sorted(run.status for run in ends) == ["CANCELED", "SUCCESS"]
     (refused,) = [run for run in ends if run.status == "CANCELED"]
-    assert "cm_dagster does not take this run: attempt 1 at g0005" in case.end_message(refused)
+    assert f"cm_dagster does not take this run: attempt 1 at {_CLICKED}" in case.end_message(refused)
     assert {name: n for name, n in case.submitted().items() if name.startswith(_CLICKED)} == {f"{_CLICKED}.a01": 1}
     assert _CLICKED in case.partitions().materialized
 
@@ -112,7 +112,12 @@ def test_failure_is_shown_with_its_cause_and_stays(hands: Hands) -> None:
 @pytest.mark.parametrize("end", ["COMPLETED_SUCCESS", "COMPLETED_FAILED"])
 def test_backfill_ends_as_its_workflows_ended(hands: Hands, end: str) -> None:
     ui = hands.case.rig.ui
-    done = wait_for(end, lambda: (seen := ui.backfill_status(hands.backfills[end])).status != "REQUESTED" and seen)
+
+    def look() -> Backfill | None:
+        seen = ui.backfill_status(hands.backfills[end])
+        return None if seen.status == "REQUESTED" else seen
+
+    done = wait_for(f"end of the backfill that is to be {end}", look)
     assert done.status == end
     assert (done.materialized, done.failed, done.in_progress) == (1, 1 if end == "COMPLETED_FAILED" else 0, 0)
     assert {ui.run(run_id).status for run_id in done.run_ids} == (

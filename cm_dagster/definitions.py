@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import dagster as dg
 
 from cm_dagster.assets.campaigns import campaigns
@@ -10,6 +12,9 @@ from cm_dagster.assets.steps import step_assets
 from cm_dagster.control.site import current_site
 from cm_dagster.ledger.loading import load_specs
 from cm_dagster.sensors import all_sensors
+
+# Beta features are used knowingly (`backfill_policy`); a warning for each asset would bury all else in the logs.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
 
 
 @dg.definitions

@@ -11,7 +11,7 @@ import pytest
 from cm_dagster.local.survey import Survey, make_hsc_survey
 from cm_dagster.local.wms import store
 from cm_dagster.local.wms.shutdown import shutdown
-from cm_dagster_tests.integration.ledger_rig import Rig, open_rig
+from cm_dagster_tests.integration.ledger_rig import Rig, make_blank, open_rig
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +39,14 @@ def local_wms_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     shutdown()
 
 
+@pytest.fixture(scope="session")
+def blank_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``DAGSTER_HOME`` of an instance with nothing in it, to be copied, not written."""
+    return make_blank(tmp_path_factory.mktemp("blank"))
+
+
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, blank_home: Path) -> Iterator[Rig]:
     """A site with a real ledger, whose WMS and whose ``bps submit`` do as they are told."""
-    with open_rig(tmp_path) as made:
+    with open_rig(tmp_path, blank_home) as made:
         yield made

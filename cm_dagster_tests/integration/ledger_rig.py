@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster._core.definitions.selector import JobSubsetSelector
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test, in_process_test_workspace
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import BaseWorkspaceRequestContext
@@ -39,6 +41,7 @@ STEP1 = StepId("camp", "step1", SITE)
 LOG = logging.getLogger("cm_dagster_tests")
 FINALIZE = f"finalize_{SITE}"
 SUBMIT = f"submit_{SITE}"
+_ORIGIN = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin(SITE), "__repository__")
 
 
 def make_spec(**changes: Any) -> CampaignSpec:
@@ -100,6 +103,7 @@ class Rig:
             self.instance,
             job_name=step.job,
             status=dg.DagsterRunStatus.QUEUED,
+            remote_job_origin=RemoteJobOrigin(_ORIGIN, step.job),
             asset_selection=frozenset({dg.AssetKey(step.asset)}),
             tags={
                 tags.KIND: tags.WORKFLOW,
@@ -143,7 +147,6 @@ class Rig:
             wms_id=wms_id,
             submit_dir=str(folder / "submit-1"),
             output_run=attempt.id.run("u/camp"),
-            folder=str(folder),
         )
         self.instance.add_run_tags(run_id, {tags.STATE: state.value})
         return run_id
@@ -193,8 +196,18 @@ class Rig:
 
 
 @contextmanager
-def open_rig(folder: Path, site: Mapping[str, Any] | None = None) -> Iterator[Rig]:
-    """Make a deployment in a folder and open its instance."""
+def open_rig(folder: Path, blank: Path, site: Mapping[str, Any] | None = None) -> Iterator[Rig]:
+    """Make a deployment in a folder and open its instance.
+
+    Parameters
+    ----------
+    folder
+        The folder.
+    blank
+        ``DAGSTER_HOME`` of an instance with nothing in it, to be copied: making its databases takes a second.
+    site
+        Settings of the site other than the usual ones.
+    """
     deployment = Deployment(folder / "deployment")
     document = {
         "butler": str(folder / "repo"),
@@ -203,6 +216,7 @@ def open_rig(folder: Path, site: Mapping[str, Any] | None = None) -> Iterator[Ri
         **(site or {}),
     }
     deployment.folder.mkdir()
+    shutil.copytree(blank, deployment.home)
     deployment.write({"sites": {SITE: document}})
     with pytest.MonkeyPatch.context() as patch:
         for name, value in deployment.environment().items():
@@ -212,6 +226,17 @@ def open_rig(folder: Path, site: Mapping[str, Any] | None = None) -> Iterator[Ri
         with dg.DagsterInstance.get() as instance:
             yield Rig(folder, instance, sites.current_site().spec)
     _forget()
+
+
+def make_blank(folder: Path) -> Path:
+    """Make the ``DAGSTER_HOME`` of an instance with nothing in it."""
+    deployment = Deployment(folder)
+    deployment.write({})
+    with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
+        instance.get_runs(limit=1)
+        instance.get_asset_keys()
+        instance.all_instigator_state()
+    return deployment.home
 
 
 def _forget() -> None:

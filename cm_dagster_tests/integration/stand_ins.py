@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from cm_dagster.errors import SubmitError, WmsError
-from cm_dagster.services.submitter import Prepared, SubmitOutcome, Submitter, SubmitResult
+from cm_dagster.services.submitter import Prepared, SubmitOutcome, SubmitResult, Submitter
 from cm_dagster.services.wms import WmsClient, WmsState, WorkflowReport
 from cm_dagster.spec import SiteSpec
 

@@ -19,6 +19,7 @@ from cm_dagster.local.servers import Servers
 from cm_dagster.local.survey import Survey, make_synthetic_survey
 from cm_dagster.local.wms.shutdown import shutdown
 from cm_dagster.services.wms import WmsClient
+from cm_dagster_tests.system.background import Unattended, running_by_themselves
 from cm_dagster_tests.system.rig import MONITORING, TICK, Rig
 
 _SERVICE = "cm_dagster.local.wms.LocalWmsService"
@@ -45,13 +46,20 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 @pytest.fixture(autouse=True)
-def _all_up(rig: Rig) -> None:
-    """Start the servers that a former test left dead."""
+def _ready(rig: Rig, request: pytest.FixtureRequest) -> None:
+    """Start the servers that a former test left dead, and what runs by itself if any test asks for it."""
     missing = [name for name in ("code", "web", "daemon") if name not in rig.servers.running]
-    for name in missing:
-        rig.servers.start(name)
     if missing:
-        rig.servers.wait()
+        rig.revive(*missing)
+    if any("unattended" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):
+        request.getfixturevalue("unattended")
+
+
+@pytest.fixture(scope="package")
+def unattended(rig: Rig) -> Iterator[Unattended]:
+    """Campaigns that need nobody: they run while other tests do."""
+    with running_by_themselves(rig) as made:
+        yield made
 
 
 @contextmanager

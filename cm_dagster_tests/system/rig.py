@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,17 @@ from typing import Any
 import dagster as dg
 import yaml
 
+from cm_dagster.control.overview import CampaignView, overview
+from cm_dagster.ledger import campaigns
 from cm_dagster.ledger.refusal import attempts_at
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.minidrp import PIPELINE
 from cm_dagster.local.servers import Servers
 from cm_dagster.local.survey import Survey
+from cm_dagster.local.wms.process import born, end_session
 from cm_dagster.plan.names import StepId
 from cm_dagster.services.wms import WmsClient, WorkflowReport
+from cm_dagster.spec import CampaignSpec, load_campaign, load_sites
 from cm_dagster.testing.graphql import Launched, Partitions, Run, WebUi
 
 PATIENCE = 180.0
@@ -45,7 +50,7 @@ def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIE
         If there is nothing after a time.
     """
     end = time.monotonic() + patience
-    while (seen := look()) is None or seen is False:
+    while not (seen := look()):
         assert time.monotonic() < end, f"waited {patience:.0f} s for {what}"
         time.sleep(1.0)
     return seen
@@ -79,14 +84,29 @@ class Rig:
         """All workflows that were ever submitted, as the WMS tells."""
         return list(self.wms.report_all(history=1.0).values())
 
-    def campaign(
+    def describe(
         self, name: str, *, visits: Sequence[int], steps: Sequence[str] = ("step1",), faults: Sequence[Any] = ()
     ) -> Case:
-        """Create a campaign by ``cm``: a group per visit in its first step, one group in each further step."""
+        """Write a campaign file: a group per visit in the first step, one group in each further step."""
         case = Case(self, name)
         case.set_faults(faults)
         case.file.write_text(yaml.safe_dump(self._document(case, visits, steps)))
-        self.program("cm", "campaign", "create", case.file, "--reason", "to be tested")
+        return case
+
+    def campaign(
+        self,
+        name: str,
+        *,
+        visits: Sequence[int],
+        steps: Sequence[str] = ("step1",),
+        faults: Sequence[Any] = (),
+        start: bool = False,
+    ) -> Case:
+        """Create a campaign, and let it go if it is to be started."""
+        case = self.describe(name, visits=visits, steps=steps, faults=faults)
+        campaigns.create(self.instance, case.spec(), user="pilot", reason="to be tested")
+        if start:
+            case.start()
         return case
 
     def _document(self, case: Case, visits: Sequence[int], steps: Sequence[str]) -> dict[str, Any]:
@@ -120,6 +140,18 @@ class Rig:
         finally:
             self.ui.start_sensor(name)
 
+    def kill(self, name: str) -> None:
+        """Have a server die, with all that it has started in its session: its host is gone."""
+        process = self.servers.running[name]
+        end_session(process.pid, born(process.pid))
+        self.servers.stop(name, signal.SIGKILL)
+
+    def revive(self, *names: str) -> None:
+        """Start servers that died, and wait until the UI shows the code location again."""
+        for name in names:
+            self.servers.start(name)
+        self.servers.wait()
+
 
 @dataclass(frozen=True)
 class Case:
@@ -144,13 +176,25 @@ class Case:
         """Tell the tasks of this campaign from now on what faults to commit."""
         self.faults_file.write_text(json.dumps(list(faults)))
 
-    def start(self) -> None:
-        """Let the campaign go, by ``cm``."""
-        self.rig.program("cm", "campaign", "start", self.name, "--reason", "to be tested")
+    def spec(self) -> CampaignSpec:
+        return load_campaign(self.file, load_sites(self.rig.deployment.sites))
 
-    def status(self) -> Any:
-        """What ``cm status --json`` says."""
-        return json.loads(self.rig.program("cm", "status", self.name, "--json"))
+    def start(self) -> None:
+        """Let the campaign go."""
+        campaigns.start(self.rig.instance, self.name, user="pilot", reason="to be tested")
+
+    def view(self) -> CampaignView:
+        """Where the campaign stands."""
+        return overview(self.rig.instance, [self.name])[0]
+
+    def count(self, step: str = "step1") -> dict[str, int]:
+        """Number of groups of a step by state, those in which there are any."""
+        (found,) = [each for each in self.view().steps if each.step == step]
+        return {str(state): count for state, count in found.groups.items() if count}
+
+    def wait_until_done(self) -> None:
+        """Wait until the campaign is done."""
+        wait_for(f"the end of {self.name}", lambda: self.view().state == "done", 2 * PATIENCE)
 
     def step(self, step: str) -> StepId:
         return StepId(self.name, step, "local")
@@ -207,6 +251,14 @@ class Case:
 
         return wait_for(f"running jobs of {self.name} {run_id}", look)
 
+    def first_attempt(self, group: str) -> Run:
+        """Wait until a group has an attempt, and give its first."""
+        return wait_for(f"an attempt at {self.name} {group}", lambda: self.attempts(group))[0]
+
+    def wait_until_cancelled(self, wms_id: str) -> None:
+        """Wait until the WMS says that a workflow was cancelled."""
+        wait_for(f"the cancellation of {wms_id}", lambda: self.workflow(wms_id).state == "cancelled")
+
     def end_message(self, run: Run) -> str:
         """What was said when a run ended."""
         return "\n".join(self.rig.ui.messages(run.run_id, _ENDS[run.status]))
@@ -222,11 +274,6 @@ class Case:
         report = self.rig.wms.report_one(wms_id, 1.0)
         assert report is not None
         return report
-
-    def count(self, step: str = "step1") -> Mapping[str, int]:
-        """Number of groups of a step by state, those in which there are any."""
-        (found,) = [each for each in self.status()["steps"] if each["step"] == step]
-        return {state: count for state, count in found["groups"].items() if count and state != "total"}
 
 
 _ENDS = {"SUCCESS": "RunSuccessEvent", "FAILURE": "RunFailureEvent", "CANCELED": "RunCanceledEvent"}

@@ -43,7 +43,9 @@ def test_choice(latest: dict[str, Latest], room: int, scouts: int, retries: int,
         assert name not in latest or latest[name].state not in OPEN | {State.ACCEPTED, State.CANCELLED}
 
 
-@given(bad=st.sets(st.sampled_from(GROUPS)), room=st.integers(1, 5), retries=st.integers(0, 3), scouts=st.integers(0, 3))
+@given(
+    bad=st.sets(st.sampled_from(GROUPS)), room=st.integers(1, 5), retries=st.integers(0, 3), scouts=st.integers(0, 3)
+)
 def test_everything_is_tried_and_nothing_for_ever(bad: set[str], room: int, retries: int, scouts: int) -> None:
     """Play a step to its end: bad groups fail each time, others are accepted."""
     latest: dict[str, Latest] = {}

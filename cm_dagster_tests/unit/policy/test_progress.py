@@ -13,9 +13,7 @@ from cm_dagster.policy.states import GroupState
 
 MOVING = {GroupState.QUEUED, GroupState.SUBMITTED, GroupState.RUNNING, GroupState.UNKNOWN}
 COUNTS = st.dictionaries(st.sampled_from(GroupState), st.integers(0, 5))
-READY = StepFacts(
-    needs_collected=True, signed_off=True, planned=True, collected=False, action_failed=False, groups={}
-)
+READY = StepFacts(needs_collected=True, signed_off=True, planned=True, collected=False, action_failed=False, groups={})
 
 
 def ready(*, retriable: int = 0, held_back: bool = False, **groups: int) -> StepState:

@@ -1,0 +1,1 @@
+"""What cm_dagster costs: CPU seconds and ratios, printed; nothing is asserted."""

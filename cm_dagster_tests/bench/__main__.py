@@ -1,0 +1,33 @@
+"""``make bench``: run the benchmarks that are named (``ARGS="poll submit"``), or all."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from cm_dagster_tests.bench import poll, submission
+
+_ALL: dict[str, Callable[[Path], Table]] = {"poll": poll.bench, "submit": submission.bench}
+
+
+def main() -> None:
+    """Run the benchmarks, each in a folder of its own."""
+    parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all")
+    names = parser.parse_args().names or list(_ALL)
+    if unknown := set(names) - set(_ALL):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(_ALL)}")
+    out = Console()
+    out.print(f"Python {platform.python_version()}, {platform.machine()}; CPU seconds, with those of children")
+    for name in names:
+        with tempfile.TemporaryDirectory(prefix=f"cm-bench-{name}-") as folder:
+            out.print(_ALL[name](Path(folder)))
+
+
+main()

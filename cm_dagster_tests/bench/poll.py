@@ -16,7 +16,7 @@ from cm_dagster.local.wms.definition import Job, Options, Workflow
 from cm_dagster.plan.names import AttemptId
 from cm_dagster.policy.states import State
 from cm_dagster_tests.bench.measure import measured
-from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, STEP1, SUBMIT, Rig, open_rig
+from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, STEP1, SUBMIT, Rig, make_blank, open_rig
 
 __all__ = ["bench"]
 
@@ -33,7 +33,7 @@ def bench(folder: Path) -> Table:
     for size in _SIZES:
         place = folder / str(size)
         place.mkdir()
-        with open_rig(place) as rig:
+        with open_rig(place, make_blank(folder / f"blank-{size}")) as rig:
             table.add_row(str(size), *(f"{seconds:.3f}" for seconds in _measure(rig, size)))
     return table
 

@@ -16,7 +16,7 @@ from cm_dagster.local.survey import Survey, make_hsc_survey
 from cm_dagster.local.wms.shutdown import shutdown
 from cm_dagster.spec import CampaignSpec
 from cm_dagster_tests.bench.measure import Cpu, measured
-from cm_dagster_tests.integration.ledger_rig import LOG, SITE, STEP1, Rig, open_rig
+from cm_dagster_tests.integration.ledger_rig import LOG, SITE, STEP1, Rig, make_blank, open_rig
 
 __all__ = ["bench"]
 
@@ -27,7 +27,8 @@ _PLAIN = 3
 def bench(folder: Path) -> Table:
     """Submit a batch by our protocol, and some groups by hand."""
     survey = make_hsc_survey(folder / "hsc")
-    with open_rig(folder, {"butler": str(survey.root), "bps": {"site": {"local": {"cores": 1}}}}) as rig:
+    settings = {"butler": str(survey.root), "bps": {"site": {"local": {"cores": 1}}}}
+    with open_rig(folder, make_blank(folder / "blank"), settings) as rig:
         try:
             site = Site(SITE, rig.site.spec)  # with its real WMS and its real submitter
             groups = _plan(rig, site, survey)
@@ -60,12 +61,12 @@ def _plan(rig: Rig, site: Site, survey: Survey) -> list[str]:
 
 
 def _plain(site: Site, groups: list[str]) -> Cpu:
-    """Submit attempts' own files by ``bps submit``, as a person would; the submit directories are made anew."""
+    """Submit the same groups by ``bps submit``, as a person would, into other directories and collections."""
     with measured() as cpu:
         for group in groups:
             folder = site.area / STEP1.campaign / STEP1.step / group / "a01"
             config = folder / "plain.yaml"
-            config.write_text((folder / "bps.yaml").read_text().replace("/submit-1", "/plain"))
+            config.write_text((folder / "bps.yaml").read_text().replace("/a01", "/plain"))
             script = folder / "plain.sh"
             script.write_text((folder / "submit.sh").read_text().replace("bps.yaml", "plain.yaml"))
             subprocess.run(["bash", str(script)], check=True, capture_output=True)

@@ -97,13 +97,17 @@ class Rig:
 
     # -------------------------------------------------------------------------------------------------- attempts
 
-    def queue(self, group: str, number: int = 1, step: StepId = STEP1, **more: str) -> str:
+    def queue(
+        self, group: str, number: int = 1, step: StepId = STEP1, *, parent: str | None = None, **more: str
+    ) -> str:
         """Make a queued attempt, as the coordinator does; gives the id of its run."""
         run: dg.DagsterRun = create_run_for_test(
             self.instance,
             job_name=step.job,
             status=dg.DagsterRunStatus.QUEUED,
             remote_job_origin=RemoteJobOrigin(_ORIGIN, step.job),
+            parent_run_id=parent,
+            root_run_id=parent,
             asset_selection=frozenset({dg.AssetKey(step.asset)}),
             tags={
                 tags.KIND: tags.WORKFLOW,

@@ -6,9 +6,10 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
-from cm_dagster.errors import SubmitError, WmsError
-from cm_dagster.services.submitter import Prepared, SubmitOutcome, SubmitResult, Submitter
+from cm_dagster.errors import WmsError
+from cm_dagster.services.submitter import Prepared, SubmitResult, Submitter, read_result
 from cm_dagster.services.wms import WmsClient, WmsState, WorkflowReport
 from cm_dagster.spec import SiteSpec
 
@@ -31,7 +32,8 @@ class ScriptedWms(WmsClient):
         self.hidden: set[str] = set()
         """Workflows that nothing shows yet."""
         self.asked: Counter[str] = Counter()
-        self.on_look_up: Callable[[], None] = lambda: None
+        self.on_one: Callable[[], object] = lambda: None
+        """Happens when one workflow is asked for."""
 
     def add(self, name: str, state: WmsState = WmsState.RUNNING) -> str:
         """Begin a workflow."""
@@ -55,11 +57,8 @@ class ScriptedWms(WmsClient):
 
     def report_one(self, wms_id: str, history: float) -> WorkflowReport | None:
         self._answer("one")
+        self.on_one()
         return None if wms_id in self.hidden else self.workflows.get(wms_id)
-
-    def find(self, names: object, history: float) -> dict[str, list[str]]:
-        self.on_look_up()
-        return super().find(names, history)  # type: ignore[arg-type]
 
     def cancel(self, wms_id: str) -> str:
         self._answer("cancel")
@@ -95,26 +94,19 @@ class ScriptedSubmitter(Submitter):
             yield (self.turns.pop(0) if self.turns else self.well)(one)
 
     def well(self, one: Prepared) -> SubmitResult:
-        wms_id = self.wms.add(one.attempt.workflow)
-        _write(one, "submitted", ok=True, wms_id=wms_id)
-        return SubmitResult(one.attempt, SubmitOutcome.SUBMITTED, wms_id=wms_id, submit_dir=one.paths.submit_dir)
+        return _leave(one, "submitted", ok=True, wms_id=self.wms.add(one.attempt.workflow))
 
-    def bad(self, one: Prepared, *, transient: bool = False) -> SubmitResult:
+    def bad(self, one: Prepared) -> SubmitResult:
         """Nothing was sent."""
-        word = "timed out" if transient else "is wrong"
-        _write(one, "failed", ok=False, error={"type": "X", "message": word})
-        error = SubmitError(f"the database {word}", transient=transient)
-        return SubmitResult(one.attempt, SubmitOutcome.FAILED, submit_dir=one.paths.submit_dir, error=error)
+        return _leave(one, "failed", ok=False, error={"type": "RuntimeError", "message": "the pipeline is wrong"})
 
     def shaky(self, one: Prepared) -> SubmitResult:
         """Nothing was sent, and it may go well next time."""
-        return self.bad(one, transient=True)
+        return _leave(one, "failed", ok=False, error={"type": "OperationalError", "message": "database is locked"})
 
     def lost(self, one: Prepared) -> SubmitResult:
         """It is not known whether anything was sent; nothing was."""
-        _write(one, "sending", ok=None)
-        error = SubmitError("no answer", transient=True)
-        return SubmitResult(one.attempt, SubmitOutcome.UNKNOWN, submit_dir=one.paths.submit_dir, error=error)
+        return _leave(one, "sending", ok=None)
 
     def sent(self, one: Prepared) -> SubmitResult:
         """It is not known whether anything was sent; it was."""
@@ -127,7 +119,13 @@ class ScriptedSubmitter(Submitter):
         raise Killed
 
 
-def _write(one: Prepared, phase: str, **result: object) -> None:
+def _leave(one: Prepared, phase: str, **result: Any) -> SubmitResult:
+    """Leave the files of a try that came so far, and say what they tell."""
     one.paths.submit_dir.mkdir()
-    one.paths.log.touch()
+    error = result.get("error")
+    lines = ["Traceback (most recent call last):", f"{error['type']}: {error['message']}"] if error else []
+    one.paths.log.write_text("\n".join(lines))
     one.paths.result.write_text(json.dumps({"phase": phase, "started": 0.0, **result}))
+    told = read_result(one.attempt, one.paths.folder)
+    assert told is not None
+    return told

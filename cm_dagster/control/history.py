@@ -13,7 +13,7 @@ from cm_dagster.ledger import campaigns
 __all__ = ["Cause", "Decision", "decisions", "end_details", "end_message", "iso", "retried_after", "run_cause"]
 
 _ENDS = {dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED, dg.DagsterEventType.RUN_SUCCESS}
-_DETAILS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ENGINE_EVENT}
+_DETAILS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
 _DEPTH = 10  # most errors that one followed from another
 _OURS = "cm_dagster."  # module of our own errors, which say best what happened
 
@@ -90,11 +90,10 @@ def end_details(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
     """Read what was written down when an attempt was judged: verdict, quanta by task, jobs; empty if nothing was."""
     records = instance.get_records_for_run(run_id, of_type=_DETAILS, ascending=False).records
     for record in records:
-        event = record.event_log_entry.dagster_event
-        data: Any = event.event_specific_data if event else None
-        metadata = getattr(getattr(data, "materialization", data), "metadata", None) or {}
-        if "verdict" in metadata:
-            return {key: _plain(value) for key, value in metadata.items()}
+        entry = record.event_log_entry
+        seen = entry.asset_materialization or entry.asset_observation
+        if seen and "verdict" in seen.metadata:
+            return {key: _plain(value) for key, value in seen.metadata.items()}
     return {}
 
 

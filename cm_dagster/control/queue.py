@@ -20,7 +20,7 @@ from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
 __all__ = ["Batch", "batches", "hold_life_line", "in_work"]
 
-_START = 300.0
+_START = 60.0
 """Seconds within which the worker of a started run must hold its life line."""
 _AGAIN = 60.0
 """Seconds after which the same attempts may be handed out again."""

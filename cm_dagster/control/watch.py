@@ -172,8 +172,8 @@ class _Look:
         claims = Claims(group_folder(self.site.area, attempt.id.step, attempt.id.group))
         with claims.locked():  # a submitter looks for the cancellation itself when it is done
             ids = [attempt.wms_id] if attempt.wms_id else self._unrecorded(attempt, claims)
-            sure = ids is not None and all([self._stopped(wms_id) for wms_id in ids])
-            if not sure and self._young(attempt, claims):
+            unseen = [wms_id for wms_id in ids or () if not self._stopped(wms_id)]
+            if (ids is None or unseen) and self._young(attempt, claims):
                 return State.CANCELLING  # the WMS may not show its workflow yet
             done = f"Workflow {', '.join(ids)} was cancelled." if ids else "Nothing was submitted."
             events.cancelled(self.instance, attempt.run_id, done, swept=True)

@@ -47,5 +47,5 @@ def all_sensors(
     if step_jobs:
         made.append(dispatch_sensor(site, step_jobs))
     if site.spec.home and names:
-        made.append(advance_sensor(site))
+        made.append(advance_sensor(site, names))
     return made

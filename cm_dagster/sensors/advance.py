@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import dagster as dg
 
 from cm_dagster.control.advance import ADVANCE, moves
@@ -12,8 +14,16 @@ from cm_dagster.ledger.tags import RETRY_DEAD
 __all__ = ["advance_sensor"]
 
 
-def advance_sensor(site: Site) -> dg.SensorDefinition:
-    """Make the sensor; it belongs to the home site."""
+def advance_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
+    """Make the sensor; it belongs to the home site.
+
+    Parameters
+    ----------
+    site
+        The home site.
+    loaded
+        Names of the campaigns that this process's definitions are made of; the assets of others are not known yet.
+    """
 
     @dg.sensor(
         name="advance",
@@ -23,7 +33,7 @@ def advance_sensor(site: Site) -> dg.SensorDefinition:
         description="Collects a step when all its groups are accepted and chained; then lets the next steps begin.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        due = moves(context.instance, site)
+        due = [move for move in moves(context.instance, site) if move.campaign in loaded]
         if not due:
             return dg.SkipReason("no step is complete, none may begin")
         return dg.SensorResult(

@@ -24,6 +24,7 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
     jobs
         The jobs of its steps.
     """
+    known = {job.name for job in jobs}
 
     @dg.sensor(
         name=f"dispatch_{site.name}",
@@ -33,7 +34,8 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
         description="Requests attempts at planned groups as slots come free; stop it to request nothing new.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-        due = wishes(context.instance, site)
+        # A campaign that was created a moment ago is not loaded yet.
+        due = [wish for wish in wishes(context.instance, site) if wish.id.step.job in known]
         if not due:
             return dg.SkipReason("nothing to request, or no slot free")
         requests = [

@@ -244,9 +244,16 @@ class WebUi:
         self._one(_START_SENSOR, "Sensor", selector={**self._repository, "sensorName": name})
 
     def stop_sensor(self, name: str) -> None:
-        """Switch a sensor off."""
+        """Switch a sensor off; a tick under way goes on."""
+        self._one(_STOP_SENSOR, "StopSensorMutationResult", id=self._sensor_state(name)["id"])
+
+    def sensor_status(self, name: str) -> str:
+        """Say whether a sensor is ``RUNNING`` or ``STOPPED``."""
+        return str(self._sensor_state(name)["status"])
+
+    def _sensor_state(self, name: str) -> dict[str, Any]:
         sensor = self._one(_SENSOR, "Sensor", selector={**self._repository, "sensorName": name})
-        self._one(_STOP_SENSOR, "StopSensorMutationResult", id=sensor["sensorState"]["id"])
+        return dict(sensor["sensorState"])
 
     @property
     def _repository(self) -> dict[str, str]:
@@ -311,5 +318,5 @@ _RELOAD = f"""mutation($name: String!) {{
 _START_SENSOR = f"""mutation($selector: SensorSelector!) {{
     startSensor(sensorSelector: $selector) {{__typename {_ERRORS}}}}}"""
 _SENSOR = f"""query($selector: SensorSelector!) {{sensorOrError(sensorSelector: $selector) {{__typename
-    ... on Sensor {{sensorState {{id}}}} {_ERRORS}}}}}"""
+    ... on Sensor {{sensorState {{id status}}}} {_ERRORS}}}}}"""
 _STOP_SENSOR = f"mutation($id: String!) {{stopSensor(id: $id) {{__typename {_ERRORS}}}}}"

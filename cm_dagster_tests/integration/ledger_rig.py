@@ -98,7 +98,13 @@ class Rig:
     # -------------------------------------------------------------------------------------------------- attempts
 
     def queue(
-        self, group: str, number: int = 1, step: StepId = STEP1, *, parent: str | None = None, **more: str
+        self,
+        group: str,
+        number: int = 1,
+        step: StepId = STEP1,
+        *,
+        parent: str | None = None,
+        more: Mapping[str, str] | None = None,
     ) -> str:
         """Make a queued attempt, as the coordinator does; gives the id of its run."""
         run: dg.DagsterRun = create_run_for_test(
@@ -116,7 +122,7 @@ class Rig:
                 tags.ATTEMPT: str(number),
                 tags.STATE: State.QUEUED.value,
                 tags.PARTITION: group,
-                **more,
+                **(more or {}),
             },
         )
         self.instance.add_run_tags(run.run_id, {tags.OF: run.run_id})
@@ -265,7 +271,7 @@ class Launcher:
         job: str = "__ASSET_JOB",
         selected: bool = True,
         parent: dg.DagsterRun | None = None,
-        **more: str,
+        more: Mapping[str, str] | None = None,
     ) -> dg.DagsterRun:
         """Launch a run.
 
@@ -305,7 +311,7 @@ class Launcher:
             resolved_op_selection=None,
             step_keys_to_execute=None,
             status=dg.DagsterRunStatus.NOT_STARTED,
-            tags={**copied, **({tags.PARTITION: group} if group else {}), **more},
+            tags={**copied, **({tags.PARTITION: group} if group else {}), **(more or {})},
             root_run_id=family.get("root_run_id"),
             parent_run_id=family.get("parent_run_id"),
             job_snapshot=found.job_snapshot,

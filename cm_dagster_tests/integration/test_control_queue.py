@@ -9,6 +9,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.test_utils import create_run_for_test
 
 from cm_dagster.control.dispatch import wishes
@@ -124,14 +125,9 @@ def submit_run(rig: Rig, attempts: Sequence[str]) -> str:
     run: dg.DagsterRun = create_run_for_test(
         rig.instance, job_name=SUBMIT, run_config=Batch.of(list(attempts)).config("submit_attempts")
     )
-    rig.instance.report_dagster_event(_started(run), run_id=run.run_id)
+    started = DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+    rig.instance.report_dagster_event(started, run_id=run.run_id)
     return run.run_id
-
-
-def _started(run: dg.DagsterRun) -> Any:
-    from dagster._core.events import DagsterEvent
-
-    return DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
 
 
 def test_batches_have_the_sites_size_and_leave_its_limit(rig: Rig) -> None:
@@ -159,8 +155,8 @@ def test_a_persons_request_goes_first_then_priority_then_age(rig: Rig) -> None:
     rig.create()
     rig.plan(4)
     own = {tags.BY: "dispatch"}
-    old = rig.queue("g0000", **own)
-    urgent = rig.queue("g0001", **own, **{"dagster/priority": "5"})
+    old = rig.queue("g0000", more=own)
+    urgent = rig.queue("g0001", more={**own, "dagster/priority": "5"})
     person = rig.queue("g0002")
     assert due(rig) == [(person, urgent, old)]
 
@@ -176,7 +172,9 @@ def test_attempts_in_a_living_submit_run_are_not_handed_out_again(rig: Rig) -> N
     # A run that has just begun has no life line yet.
     young = submit_run(rig, [other])
     assert due(rig) == []
-    assert rig.instance.get_run_by_id(young).status is dg.DagsterRunStatus.STARTED  # type: ignore[union-attr]
+    run = rig.instance.get_run_by_id(young)
+    assert run is not None
+    assert run.status is dg.DagsterRunStatus.STARTED
 
 
 _HOLDER = """

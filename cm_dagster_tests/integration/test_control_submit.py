@@ -151,7 +151,7 @@ def test_a_permanent_failure_fails_the_attempt_with_its_cause_and_not_the_others
     step.submitter.turns = [step.submitter.bad]
     step.submit(bad, good)
     assert (step.state(bad), step.state(good)) == (State.FAILED, State.SUBMITTED)
-    assert "Not submitted: the pipeline is wrong" in step.end_message(bad)
+    assert step.end_message(bad).startswith("Not submitted: bps submit failed: RuntimeError: the pipeline is wrong")
 
 
 def test_a_transient_failure_is_tried_again_to_the_limit(step: Rig) -> None:
@@ -192,6 +192,16 @@ def test_two_runs_of_one_number_give_one_workflow(step: Rig) -> None:
     assert step.wms.alive() == [name("g0000")]
 
 
+def test_a_run_that_another_was_faster_than_does_nothing(step: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have read the attempt; the other has locked it, submitted it and is gone."""
+    run_id = step.queue("g0000")
+    with monkeypatch.context() as patch:
+        at_point(patch, step, "before the lock", lambda: step.submit(run_id))
+        assert step.submit(run_id).submitted == 0
+    assert step.state(run_id) is State.SUBMITTED
+    assert step.submitter.submissions == {name("g0000"): 1}
+
+
 def test_an_attempt_beside_an_open_one_is_turned_away(step: Rig) -> None:
     step.begin("g0000")
     Claims(group_folder(step.site.area, STEP1, "g0000")).claim(1, step.queue("g0000", 1))
@@ -224,7 +234,7 @@ def test_a_group_whose_second_attempt_failed_can_go_on_after_an_accepted_first(s
 
 # ------------------------------------------------------------------------------------------ cancellations and crashes
 
-type Strike = Callable[[], None]
+type Strike = Callable[[], object]
 
 
 def at_point(monkeypatch: pytest.MonkeyPatch, step: Rig, point: str, strike: Strike) -> None:
@@ -250,6 +260,8 @@ def at_point(monkeypatch: pytest.MonkeyPatch, step: Rig, point: str, strike: Str
         monkeypatch.setattr(owner, attribute, wrapped)
 
     match point:
+        case "before the lock":
+            wrap(Claims, "locked", before=True)
         case "before the claim":
             wrap(taking, "_claim", before=True)
         case "after the claim":
@@ -285,6 +297,10 @@ POINTS = [
 ]
 
 
+UNSENT = POINTS[:3]
+"""Points at which a termination is seen before anything is submitted."""
+
+
 def settle(step: Rig, run_id: str) -> None:
     """Let all that follows by itself follow: what the sensors do, some times."""
     for _ in range(3):
@@ -303,11 +319,12 @@ def test_terminated_at_any_point_nothing_is_left_running(
         with monkeypatch.context() as patch:
             at_point(patch, step, point, partial(step.terminate, run_id, force=force))
             step.submit(run_id)
+        assert step.wms.alive() == []  # also before the watch sensor looks
         settle(step, run_id)
         assert step.wms.alive() == []
         assert step.state(run_id) is State.CANCELLED
         assert step.attempt(run_id).swept
-        assert step.submitter.submissions[name(group)] <= 1
+        assert step.submitter.submissions[name(group)] <= (0 if point in UNSENT else 1)
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -133,8 +133,10 @@ class Rig:
     @contextmanager
     def without_sensor(self, name: str) -> Iterator[None]:
         """Have a sensor switched off for a while, and wait until its last tick is over."""
-        self.ui.stop_sensor(name)
-        time.sleep(2.0)
+        # A tick under way writes the sensor's state at its end, and may undo the switch.
+        while self.ui.sensor_status(name) != "STOPPED":
+            self.ui.stop_sensor(name)
+            time.sleep(6.0)
         try:
             yield
         finally:

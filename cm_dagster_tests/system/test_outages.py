@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import dagster as dg
-
 from cm_dagster.local.wms import store
 from cm_dagster.local.wms.process import end_session
 from cm_dagster_tests.system.rig import TICKS, Case, Rig, wait_for
@@ -24,7 +22,7 @@ def test_campaign_survives_the_death_of_its_servers(rig: Rig) -> None:
     rig.kill("daemon")
     rig.kill("web")
     rig.revive("daemon", "web")
-    _soon("a submission under way", lambda: _submitting(rig))
+    _soon("a submission under way", lambda: _submitting(case))
     rig.kill("code")  # and with it the process that submits
     rig.revive("code")
     _soon("a workflow at the WMS", lambda: bool(case.submitted()))
@@ -50,9 +48,10 @@ def _soon(what: str, look: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _submitting(rig: Rig) -> bool:
-    started = dg.RunsFilter(job_name="submit_local", statuses=[dg.DagsterRunStatus.STARTED])
-    return bool(rig.instance.get_runs(started, limit=1))
+def _submitting(case: Case) -> bool:
+    """Whether a claim is made of which no workflow is recorded."""
+    claims = case.rig.deployment.submit_area / case.name / "step1" / "g0000" / "claims"
+    return (claims / "a01").exists() and not (claims / "a01.json").exists()
 
 
 def _ended(case: Case) -> int:

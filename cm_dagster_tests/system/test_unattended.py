@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lsst.daf.butler import Butler
 
+from cm_dagster.ledger.campaigns import UNPLANNED
 from cm_dagster_tests.system.background import Unattended
 from cm_dagster_tests.system.rig import MONITORING, TICKS, Case, wait_for
 
@@ -67,8 +68,16 @@ def test_next_step_waits_for_all_groups(unattended: Unattended) -> None:
     assert [str(step.state) for step in uneven.view().steps] == ["running", "waiting"]
     ui = uneven.rig.ui
     assert ui.materialization(uneven.key("step2", "inputs")) is None
-    assert not uneven.partitions("step2").unmaterialized
+    assert uneven.partitions("step2").unmaterialized == {UNPLANNED}
     assert not [run for run in ui.runs({"cm/kind": "advance"}) if _makes(uneven, run.run_id, "step2")]
+    assert not uneven.runs("step2")
+
+
+def test_step_that_is_not_planned_takes_no_launch(unattended: Unattended) -> None:
+    uneven = unattended.uneven
+    _ends(uneven)
+    run = uneven.wait_until(uneven.launch(UNPLANNED, "step2").run_id, "CANCELED")
+    assert f"{UNPLANNED!r} is no group" in uneven.end_message(run)
     assert not uneven.runs("step2")
 
 

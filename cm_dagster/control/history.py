@@ -99,7 +99,8 @@ def end_details(instance: dg.DagsterInstance, run_id: str) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dg.TableMetadataValue):
-        return [dict(record.data) for record in value.records]
+        columns = [column.name for column in value.schema.columns]  # storage keeps the order of these alone
+        return [{name: record.data[name] for name in columns} for record in value.records]
     return value.value
 
 

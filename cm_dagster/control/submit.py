@@ -162,7 +162,8 @@ class _Batch:
             end = self._cancel_twin(twin)
             message = f"ALARM: the WMS had a second workflow of this name, {twin}; {end}, {own} stays."
             events.note(self.instance, taken.attempt.run, message)
-        self._record(taken, own, submit_dir, "found by name")
+        report = self.site.wms.report_one(own, self.site.spec.wms.history)
+        self._record(taken, own, (report and report.path) or submit_dir, "found by name")
 
     def _cancel_twin(self, twin: str) -> str:
         try:

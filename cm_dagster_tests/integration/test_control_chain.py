@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 import pytest
@@ -114,40 +116,41 @@ _WRITER = """
 import sys
 from pathlib import Path
 from cm_dagster.control.chain import one_writer
+print("ready", flush=True)
+sys.stdin.readline()
 with one_writer(Path(sys.argv[1]), "camp"):
     print("in", flush=True)
     sys.stdin.readline()
 """
 
 
-def test_a_second_writer_of_chains_waits(own: Rig) -> None:
-    own.create()
-    own.plan(1)
-    accept(own, "g0000")
-    other = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, str(own.site.area)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert other.stdin is not None
-    assert other.stdout is not None
-    with other:
-        assert other.stdout.readline() == b"in\n"
-        waiter = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(own.site.area)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        with waiter:
-            assert waiter.stdin is not None
-            assert waiter.stdout is not None
-            with one_writer(own.site.area, "another campaign"):
-                pass
-            time.sleep(1.5)
-            other.stdin.close()
-            ended = time.monotonic()
-            assert waiter.stdout.readline() == b"in\n"
-            assert other.wait() == 0
-            assert time.monotonic() >= ended
-            waiter.stdin.close()
-    chain(own.instance, own.site, STEP1)
-    assert children(own, AT) == [run_of("g0000")]
+@contextmanager
+def writer(rig: Rig) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
+    """Start another process that sets chains; it goes on with each line that it gets."""
+    command = [sys.executable, "-c", _WRITER, str(rig.site.area)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.stdin, process.stdout
+
+
+def go_on(stdin: IO[bytes]) -> None:
+    stdin.write(b"\n")
+    stdin.flush()
+
+
+def test_a_second_writer_of_chains_waits(rig: Rig) -> None:
+    with writer(rig) as (first_in, first_out), writer(rig) as (second_in, second_out):
+        go_on(first_in)
+        assert first_out.readline() == b"in\n"
+        go_on(second_in)
+        assert select.select([second_out], [], [], 1.0)[0] == []
+        with one_writer(rig.site.area, "another campaign"):
+            pass
+        go_on(first_in)
+        assert second_out.readline() == b"in\n"
+        go_on(second_in)
 
 
 def test_the_asset_logs_each_group_once(own: Rig) -> None:

@@ -70,7 +70,7 @@ def count_labels(jobs: tuple[Job, ...]) -> dict[str, int]:
     return {job.label: sum(other.label == job.label for other in jobs) for job in jobs}
 
 
-def until(done: Callable[[], bool], seconds: float = 30.0) -> None:
+def until(done: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end, "waited in vain"
@@ -266,10 +266,12 @@ def test_a_job_of_all_cores_runs_alone_and_is_not_starved(wms: Wms) -> None:
 def test_environment_of_jobs(wms: Wms, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "a b")
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
-    show = job("a0", 'echo "$MINE|$OWN|$OMP_NUM_THREADS|$PYTHONDONTWRITEBYTECODE" > env')
-    run_id = wms.submit("w", replace(show, environment={"OWN": "${MINE}/c"}))
+    show = 'echo "$MINE|$OWN|$OMP_NUM_THREADS|$PYTHONDONTWRITEBYTECODE" > env; echo $CM_LOCAL_WMS_HOME > home'
+    run_id = wms.submit("w", replace(job("a0", show), environment={"OWN": "${MINE}/c"}))
     assert wms.wait(run_id) is WmsStates.SUCCEEDED
     assert (wms.folder / "w/env").read_text() == "a b|a b/c|1|\n"
+    assert (wms.folder / "w/home").read_text() == f"{store.home()}\n"
+    assert (store.home() / "slots.lock").exists()  # or the cores would be shared with runs of another home
     assert (wms.folder / "w/local_wms.env.json").stat().st_mode & 0o077 == 0
 
 

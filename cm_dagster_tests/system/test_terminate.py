@@ -32,10 +32,7 @@ def stops(rig: Rig) -> Stops:
     called_off = rig.campaign("calledoff", visits=[1, 2], faults=[_SLEEP])
     case = rig.campaign("stops", visits=[1, 2, 3, 4], faults=[_SLEEP])
     called_off.make_groups()
-    backfill = rig.ui.backfill([called_off.key()], ["g0000", "g0001"])
-    for group in ("g0000", "g0001"):
-        called_off.wait_until_running(called_off.first_attempt(group).run_id)
-    rig.ui.cancel_backfill(backfill)
+    backfill = rig.ui.backfill([called_off.key()], ["g0000", "g0001"])  # it goes on while we are at the other
     with rig.without_sensor("submit_local"):
         case.start()
         wait_for("queued attempts", lambda: case.count() == {"queued": 4})
@@ -44,6 +41,9 @@ def stops(rig: Rig) -> Stops:
     for group in _STARTED:
         case.wait_until_running(case.attempts(group)[0].run_id)
     _terminate(case, _STARTED)
+    for group in ("g0000", "g0001"):
+        called_off.wait_until_running(called_off.first_attempt(group).run_id)
+    rig.ui.cancel_backfill(backfill)
     return Stops(case, called_off, backfill)
 
 

@@ -87,12 +87,13 @@ def _makes(case: Case, run_id: str, step: str) -> bool:
     return any(tuple(key.path[:2]) == (case.name, step) for key in run.asset_selection or ())
 
 
-def test_run_monitoring_leaves_attempts_alone(unattended: Unattended) -> None:
+def test_run_monitoring_and_a_reload_leave_attempts_alone(unattended: Unattended) -> None:
     uneven = unattended.uneven
     *_, running = _ends(uneven)
     record = uneven.rig.instance.get_run_record_by_id(running)
     assert record is not None
     assert record.start_time is not None
+    uneven.rig.ui.reload()
     time.sleep(max(0.0, record.start_time + 10 * MONITORING - time.time()))
     assert uneven.rig.ui.run(running).status == "STARTED"
     assert {group: len(uneven.attempts(group)) for group in ("g0000", "g0001", "g0002")} == {

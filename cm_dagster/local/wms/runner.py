@@ -294,8 +294,9 @@ def _run(db: sqlite3.Connection, run: sqlite3.Row) -> str:
     folder = Path(run["submit_path"])
     redirect(folder / "local_wms.log", append=True)
     os.chdir(folder)
+    environment = read_environment(folder)  # before ours is gone: it says where the state is
     os.environ.clear()
-    os.environ.update(read_environment(folder))
+    os.environ.update(environment)
     runner = Runner(db, run)
     runner.warm_up()
     return runner.main()

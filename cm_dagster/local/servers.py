@@ -194,4 +194,4 @@ def stop_left_over(deployment: Deployment) -> None:
         time.sleep(0.1)
     for pid, since in known:
         end_session(pid, since)  # what did not stop, and what a killed server has left
-    path.unlink()
+    path.unlink(missing_ok=True)  # its owner may be ending just now

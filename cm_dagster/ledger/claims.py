@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from cm_dagster.errors import LedgerError
+from cm_dagster.services.shell import write_text
 
-__all__ = ["BusyError", "Claims", "write_atomically"]
+__all__ = ["BusyError", "Claims"]
 
 
 class BusyError(LedgerError):
@@ -103,7 +104,7 @@ class Claims:
 
     def record(self, number: int, content: dict[str, Any]) -> None:
         """Write down what was submitted for an attempt."""
-        write_atomically(self._path(number).with_suffix(".json"), json.dumps(content, indent=1))
+        write_text(self._path(number).with_suffix(".json"), json.dumps(content, indent=1))
 
     def recorded(self, number: int) -> dict[str, Any] | None:
         """Read what was submitted for an attempt; None if nothing is known to be."""
@@ -115,14 +116,3 @@ class Claims:
 
     def _path(self, number: int) -> Path:
         return self._claims / f"a{number:02d}"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file whole or not at all, also when the machine dies meanwhile."""
-    draft, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(draft, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).chmod(0o664)
-    Path(name).replace(path)

@@ -11,7 +11,8 @@ from typing import IO
 
 import pytest
 
-from cm_dagster.ledger.claims import BusyError, Claims, write_atomically
+from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.services.shell import write_text
 
 _ROUNDS = 200
 _RACER = """
@@ -144,9 +145,9 @@ def test_records(tmp_path: Path) -> None:
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_atomically(path, "old")
+    write_text(path, "old")
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            write_atomically(path, "new")
+            write_text(path, "new")
     assert path.read_text() == "old"

@@ -11,6 +11,7 @@ from cm_dagster.control.collect import collect
 from cm_dagster.control.inputs import prepare_inputs
 from cm_dagster.control.site import current_site
 from cm_dagster.control.steps import chained_key, collected_key, inputs_key
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError
 from cm_dagster.ledger import tags
 from cm_dagster.plan.names import StepId
@@ -148,6 +149,7 @@ def update_chain(
         )
     if missing := sorted(set(asked) - set(result.groups)):
         raise dg.Failure(f"not accepted, so not chained: {', '.join(missing)}", allow_retries=False)
+    crash_point("chain.logged")
     result.remember(context.instance)
 
 

@@ -12,6 +12,7 @@ import dagster as dg
 
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import accepted, chained_document, read_chained
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import campaigns, store
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.plan.names import AttemptId, StepId, site_output
@@ -36,6 +37,7 @@ class Chained:
     def remember(self, instance: dg.DagsterInstance) -> None:
         """Write down what is chained, so that it is not done again."""
         store.put(instance, chained_document(self.step), dict(self.numbers))
+        crash_point("chain.remembered")
 
 
 @contextmanager
@@ -67,7 +69,9 @@ def chain(instance: dg.DagsterInstance, site: Site, step: StepId) -> Chained:
         output = spec.butler.output
         groups = {name: AttemptId(step, name, number).run(output) for name, number in numbers.items()}
         name = site_output(output, step)
+        crash_point("chain.computed")
         site.butler(spec).set_chain(name, list(groups.values()))
+        crash_point("chain.set")
     before = read_chained(instance, [step]).get(step.tag, {})
     new = tuple(group for group, number in numbers.items() if before.get(group) != number)
     return Chained(step, name, groups, new, numbers)

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, read_attempt
@@ -69,14 +70,17 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack
     attempt = _open_attempt(instance, run_id)
     claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
     lock = locks.enter_context(claims.locked())
+    crash_point("claim.locked")
     attempt = _open_attempt(instance, run_id)  # again, now that nobody else can change it
     new = _claim(instance, attempt, claims)
+    crash_point("claim.claimed")
     if attempt.state is State.QUEUED:
         events.start(instance, attempt)
         attempt = replace(attempt, state=State.CLAIMED)
     if events.cancel_asked(instance, run_id) and new:
         events.cancelled(instance, run_id, "Cancelled before submission; nothing was submitted.", swept=True)
         raise LedgerError(f"{attempt.id.workflow} was cancelled before submission")
+    crash_point("claim.taken")
     return Taken(attempt, claims, lock, new, attempt.id.folder(site.area))
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 from cm_dagster.control.chain import one_writer
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import accepted, read_chained
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
@@ -77,7 +78,9 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
     butler = home.butler(spec)
     with one_writer(home.area, spec.campaign):
         changed = butler.set_chain(step_output(spec.butler.output, step), runs)
+        crash_point("collect.step")
         children = _chain_campaign(butler, spec)
+    crash_point("collect.campaign")
     return {
         "output collection": step_output(spec.butler.output, step),
         "groups": len(runs),

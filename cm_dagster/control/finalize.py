@@ -10,6 +10,7 @@ import dagster as dg
 
 from cm_dagster.control.queue import hold_life_line
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError
 from cm_dagster.ledger import campaigns, events, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
@@ -54,12 +55,14 @@ def finalize(
 
 
 def _finalize_one(instance: dg.DagsterInstance, site: Site, attempt: Attempt, lock: int, log: logging.Logger) -> None:
+    crash_point("finalize.begun")
     spec = campaigns.find(instance, attempt.id.step.campaign).spec
     try:
         result = run_final_job(Path(attempt.submit_dir), spec.stack, site.spec, pass_fds=[lock])
         message = f"in {result.wall:.1f} s" if result.ok else str(result.error)
     except CmError as error:
         message = str(error)
+    crash_point("finalize.ran")
     log.info("%s: final job: %s", attempt.id.workflow, message)
     events.note(instance, attempt.run, f"The final job was run again: {message}.")
     # However it ended, it counts: the judgement that follows looks at the registry alone.

@@ -8,6 +8,7 @@ import dagster as dg
 
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import load_boards
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError, NoInputsError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
@@ -77,7 +78,9 @@ def prepare_inputs(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec,
     butler = home.butler(spec)
     chain = step_input(spec.butler.output, step)
     groups = make_groups(butler, spec, step)
+    crash_point("inputs.grouped")
     butler.set_chain(chain, input_collections(spec, step))
+    crash_point("inputs.chained")
     index = index_of(instance)
     begun = any(index.of_step(StepId(spec.campaign, step, site)) for site in spec.sites)
     plan = Plan(spec.campaign, step, tuple(groups), tuple(input_collections(spec, step)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ServiceError
 from cm_dagster.ledger import campaigns, events
 from cm_dagster.ledger.attempts import Attempt
@@ -36,6 +37,7 @@ def settle(instance: dg.DagsterInstance, site: Site, attempt: Attempt, report: W
             raise
         events.fail(instance, attempt, f"Workflow {attempt.wms_id} ended but can't be judged: {error}")
         return Outcome.FAIL
+    crash_point("judge.read")
     verdict = _verdict(attempt, report, quanta, spec.settings(attempt.id.step.step).accept.quanta)
     if verdict.outcome is Outcome.ACCEPT:
         events.accept(instance, attempt, f"Accepted: {verdict.reason}.", _metadata(attempt, report, quanta, verdict))

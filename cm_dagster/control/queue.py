@@ -13,6 +13,7 @@ import dagster as dg
 
 from cm_dagster.control.health import read_health
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger.attempts import UNFINISHED, Attempt, index_of
 from cm_dagster.ledger.refusal import turn_away
 from cm_dagster.policy.dispatch import Waiting, order_waiting
@@ -104,6 +105,7 @@ def in_work(instance: dg.DagsterInstance, site: Site, job: str) -> set[str]:
             now = instance.get_run_by_id(run.run_id)
             if now and not now.is_finished:
                 instance.report_run_failed(now, "Its process is gone. Its attempts are taken up by another run.")
+                crash_point("queue.dead-reported")
         else:
             busy.update(Batch.attempts(run))
     return busy

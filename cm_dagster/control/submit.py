@@ -25,6 +25,7 @@ from cm_dagster.control.claim import Taken, take
 from cm_dagster.control.health import write_health
 from cm_dagster.control.queue import hold_life_line
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
 from cm_dagster.ledger.plans import Plan, load_plan
@@ -71,6 +72,7 @@ def submit(
         Where to say what is done.
     """
     hold_life_line(site, submit_run)
+    crash_point("submit.begun")
     return _Batch(instance, site, submit_run, log).go(run_ids)
 
 
@@ -91,6 +93,7 @@ class _Batch:
             taken = [found for run_id in run_ids if (found := self._take(run_id, locks))]
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
+            crash_point("submit.prepared")
             # The submitting processes hold the locks too: should this process die, nobody else begins before they end.
             for result in self.site.submitter.submit(batch, pass_fds=[each.lock for each in fresh.values()]):
                 with self._apart(result.attempt.workflow):
@@ -124,6 +127,7 @@ class _Batch:
             self.log.warning("the WMS does not answer: %s; %d attempts wait", error, len(taken))
             self.done.waiting += len(taken)
             return []
+        crash_point("submit.looked-up")
         fresh = []
         for each in taken:
             name = each.attempt.id.workflow
@@ -160,6 +164,7 @@ class _Batch:
         own, twins = found[0], found[1:]
         for twin in twins:
             end = self._cancel_twin(twin)
+            crash_point("adopt.twin-cancelled")
             message = f"ALARM: the WMS had a second workflow of this name, {twin}; {end}, {own} stays."
             events.note(self.instance, taken.attempt.run, message)
         report = self.site.wms.report_one(own, self.site.spec.wms.history)
@@ -212,6 +217,7 @@ class _Batch:
         return plan
 
     def _record_result(self, taken: Taken, result: SubmitResult) -> None:
+        crash_point("submit.sent")
         if result.outcome is SubmitOutcome.SUBMITTED:
             self._record(taken, result.wms_id or "", str(result.submit_dir), f"submitted in {result.wall:.1f} s")
         elif result.outcome is SubmitOutcome.FAILED:
@@ -242,9 +248,11 @@ class _Batch:
 
     def _record(self, taken: Taken, wms_id: str, submit_dir: str, how: str) -> None:
         """Write down which workflow is the attempt's; cancel it if the attempt was cancelled meanwhile."""
+        crash_point("record.begun")
         attempt = taken.attempt
         output_run = attempt.id.run(self._campaign(attempt.id).butler.output)
         taken.claims.record(attempt.id.number, {"wms_id": wms_id, "submit_dir": submit_dir, "run": attempt.run_id})
+        crash_point("record.claim")
         events.submitted(
             self.instance,
             attempt,
@@ -252,6 +260,7 @@ class _Batch:
             submit_dir=submit_dir,
             output_run=output_run,
         )
+        crash_point("record.tagged")
         message = f"Attempt {attempt.id.number}: workflow {wms_id}, {how}."
         where: events.Metadata = {"submit directory": dg.MetadataValue.path(submit_dir), "run collection": output_run}
         events.note(self.instance, attempt.run, message, {**where, **self._link()})
@@ -260,6 +269,7 @@ class _Batch:
         if events.cancel_asked(self.instance, attempt.run_id):
             # First on the run: should the WMS not answer now, the watch sensor cancels the workflow.
             events.cancelled(self.instance, attempt.run_id, f"Workflow {wms_id} is cancelled.", swept=False)
+            crash_point("record.cancelled")
             self.site.wms.cancel(wms_id)
             events.cancelled(self.instance, attempt.run_id, "", swept=True)
 

@@ -15,6 +15,7 @@ from cm_dagster.control.health import read_health, write_health, write_progress
 from cm_dagster.control.judge import settle
 from cm_dagster.control.queue import Batch, in_work
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import WmsError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, index_of
@@ -81,6 +82,7 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(health.since))
         return Seen(f"{len(attempts)} in flight, unknown since {since}: {error}")
     write_health(instance, site.name, answers=True)
+    crash_point("watch.listed")
     return _Look(instance, site, log, finalize_job, reports).at(attempts)
 
 
@@ -116,6 +118,7 @@ class _Look:
             except Exception:  # one bad run must not stop all attempts of a site
                 self.log.exception("%s (run %s)", attempt.id.workflow, attempt.run_id)
                 words["fault (see the log of this tick)"] += 1
+        crash_point("watch.done")
         write_progress(self.instance, self.site.name, self.jobs)
         self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
         return self.seen
@@ -135,6 +138,7 @@ class _Look:
     def _now(self, attempt: Attempt, state: State) -> str:
         if state is not attempt.state:
             events.set_state(self.instance, attempt, state)
+            crash_point("watch.state")
         return state
 
     def _report(self, attempt: Attempt) -> WorkflowReport | None:
@@ -202,4 +206,5 @@ class _Look:
             report = self.site.wms.report_one(wms_id, self.site.spec.wms.history)
         if report is not None and report.state in _STATES:  # one that has ended can't be cancelled, and need not be
             self.site.wms.cancel(wms_id)
+            crash_point("watch.stopped")
         return report is not None

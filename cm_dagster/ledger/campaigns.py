@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import dagster as dg
 
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
@@ -104,6 +105,7 @@ def create(instance: dg.DagsterInstance, spec: CampaignSpec, *, user: str, reaso
             advice="give the new one another name; what has been planned or run is bound to the specification it had",
         )
     _write(instance, Campaign(spec, action="create", user=user, reason=reason))
+    crash_point("create.written")
     # Dagster shows an asset without any partition as complete; a step that is not planned must not look so.
     for step in spec.steps:
         for site in spec.sites:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
 from cm_dagster.plan.names import GROUP, StepId
@@ -34,13 +35,17 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
         steps, others = _selected(self._instance, context)
         if not steps:
             return super().submit_run(context)
+        crash_point("coordinator.begun")
         reason = _misfit(run, steps, others) or self._conflict(run, steps[0])
         if reason:
             turn_away(self._instance, run, reason)
             return self._read(run.run_id)
         self._instance.add_run_tags(run.run_id, self._tags(context, steps[0]))
+        crash_point("coordinator.tagged")
         # The tags must be on the run that is queued, or Dagster's queue would take it for an ordinary one.
-        return super().submit_run(context._replace(dagster_run=self._read(run.run_id)))
+        queued = super().submit_run(context._replace(dagster_run=self._read(run.run_id)))
+        crash_point("coordinator.queued")
+        return queued
 
     def _read(self, run_id: str) -> dg.DagsterRun:
         run = self._instance.get_run_by_id(run_id)

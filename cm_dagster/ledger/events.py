@@ -13,6 +13,7 @@ import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData, StepMaterializationData
 
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.policy.states import State, is_allowed
@@ -39,6 +40,7 @@ def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
     The caller must ask `cancel_asked` afterwards: this event makes STARTED even of a run that was cancelled meanwhile.
     """
     _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} is being submitted.")
+    crash_point("start.written")
     instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
 
 
@@ -84,7 +86,9 @@ def accept(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadat
         made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
         _report(instance, attempt.run, kind, message, StepMaterializationData(made))
+        crash_point("accept.materialized")
     _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
+    crash_point("accept.succeeded")
     _show_end(instance, attempt, State.ACCEPTED)
 
 
@@ -94,7 +98,9 @@ def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata:
     seen = dg.AssetObservation(key, partition=attempt.id.group, description=message, metadata=metadata)
     kind = dg.DagsterEventType.ASSET_OBSERVATION
     _report(instance, attempt.run, kind, message, AssetObservationData(seen))
+    crash_point("fail.observed")
     instance.report_run_failed(attempt.run, message)
+    crash_point("fail.failed")
     _show_end(instance, attempt, State.FAILED)
 
 
@@ -114,6 +120,7 @@ def cancelled(instance: dg.DagsterInstance, run_id: str, message: str, *, swept:
     """
     if swept:
         instance.add_run_tags(run_id, {tags.CANCELLED: "yes"})
+        crash_point("watch.swept")
     attempt = read_attempt(instance, run_id)
     if attempt and attempt.state is not State.CANCELLED:
         instance.report_run_canceled(attempt.run, message)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 import dagster as dg
 
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import store
 from cm_dagster.plan.groups import Group
@@ -103,8 +104,10 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
     rows = [list(asdict(group).values()) for group in plan.groups]
     document = {"step": plan.step, "groups": rows, "inputs": list(plan.inputs)}
     store.put(instance, _key(plan.campaign, plan.step), document)
+    crash_point("plan.written")
     for site in sorted({*plan.sites, *(before.sites if before else ())}):
         _set_partitions(instance, StepId(plan.campaign, plan.step, site), [group.name for group in plan.at(site)])
+    crash_point("plan.partitions")
     return before != plan
 
 

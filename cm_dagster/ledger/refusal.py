@@ -10,6 +10,7 @@ from __future__ import annotations
 import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 
 __all__ = ["attempts_at", "group_tag", "show_former", "turn_away"]
@@ -35,6 +36,7 @@ def attempts_at(instance: dg.DagsterInstance, step: str, group: str, *, but: str
 def turn_away(instance: dg.DagsterInstance, run: dg.DagsterRun, reason: str) -> None:
     """End a run that is not to become an attempt as cancelled, with the reason."""
     instance.report_run_canceled(run, f"cm_dagster does not take this run: {reason}")
+    crash_point("turn-away.cancelled")
     show_former(instance, run)
 
 

@@ -8,6 +8,7 @@ import dagster as dg
 
 from cm_dagster.control.advance import ADVANCE, moves
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.tags import RETRY_DEAD
 
@@ -36,6 +37,7 @@ def advance_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
         due = [move for move in moves(context.instance, site) if move.campaign in loaded]
         if not due:
             return dg.SkipReason("no step is complete, none may begin")
+        crash_point("sensor.advance")
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(

@@ -6,6 +6,7 @@ import dagster as dg
 
 from cm_dagster.control.advance import chains_due
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 
 __all__ = ["chain_sensor"]
 
@@ -36,6 +37,7 @@ def chain_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
             dg.RunRequest(run_key=key, run_config={"ops": {"chain_step": {"config": {"step": step.tag}}}})
             for step, key in due
         ]
+        crash_point("sensor.chain")
         return dg.SensorResult(run_requests=requests)
 
     return sense

@@ -8,6 +8,7 @@ import dagster as dg
 
 from cm_dagster.control.dispatch import wishes
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.loading import AssetJob
 
@@ -47,6 +48,7 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
             )
             for wish in due
         ]
+        crash_point("sensor.dispatch")
         return dg.SensorResult(run_requests=requests)
 
     return sense

@@ -6,6 +6,7 @@ import dagster as dg
 
 from cm_dagster.control.queue import batches
 from cm_dagster.control.site import Site
+from cm_dagster.crashpoints import crash_point
 
 __all__ = ["submit_sensor"]
 
@@ -33,6 +34,7 @@ def submit_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
         if not due:
             return dg.SkipReason("nothing waits for submission, or no slot is free")
         requests = [dg.RunRequest(run_key=batch.run_key, run_config=batch.config("submit_attempts")) for batch in due]
+        crash_point("queue.requested")
         return dg.SensorResult(run_requests=requests)
 
     return sense

@@ -1,0 +1,75 @@
+"""Named places between two lasting effects, at which a process may die: what the fault tests kill at.
+
+In production a crash point does nothing. `set_crash_hook` gives the tests a call at each of them; `POINTS` says what
+has happened and what has not when a process dies there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+__all__ = ["POINTS", "crash_point", "set_crash_hook"]
+
+POINTS: Final = {
+    "coordinator.begun": "a run exists; nothing says that it is an attempt",
+    "coordinator.tagged": "the run is marked as an attempt and not queued",
+    "coordinator.queued": "the attempt is queued; who launched it does not know",
+    "turn-away.cancelled": "a run is turned away; its group does not show its former state yet",
+    "queue.requested": "a batch was chosen; no run of it exists",
+    "queue.dead-reported": "a dead run of the submit job is reported; its attempts are not taken up yet",
+    "submit.begun": "a run of the submit job holds its life line and has taken nothing",
+    "claim.locked": "the group's lock is held; nothing is claimed",
+    "claim.claimed": "the attempt's number is claimed; its run is still queued",
+    "start.written": "the run has begun; its state tag still says queued",
+    "claim.taken": "the attempt is taken; the WMS was not asked",
+    "submit.looked-up": "the WMS was asked; nothing follows from it yet",
+    "adopt.twin-cancelled": "a twin was cancelled; the workflow that stays is not recorded",
+    "submit.prepared": "the files of a try are written; nothing was sent",
+    "submit.sent": "the submitter has ended; nothing of it is recorded",
+    "record.begun": "the id of the workflow is known to this process alone",
+    "record.claim": "the id is beside the claim, not on the run",
+    "record.tagged": "the id is on the run; nobody asked whether it was cancelled meanwhile",
+    "record.cancelled": "a cancelled run is reported; its workflow still runs",
+    "watch.listed": "the WMS has answered; nothing follows from it yet",
+    "watch.state": "the new state of an attempt is on its run",
+    "watch.stopped": "a workflow was cancelled; the ledger does not know",
+    "watch.swept": "the workflow of a cancelled attempt is known to be cancelled; the run may still be CANCELING",
+    "watch.done": "all attempts were looked at; their progress is not written",
+    "judge.read": "the quanta were read; no verdict is written",
+    "accept.materialized": "the group is materialized; its run has not ended",
+    "accept.succeeded": "the run has ended; its state tag is not in line",
+    "fail.observed": "the cause is on the group's page; the run has not ended",
+    "fail.failed": "the run has failed; its state tag is not in line",
+    "finalize.begun": "a final job is to be run again and was not begun",
+    "finalize.ran": "a final job has run; the attempt still waits for it",
+    "chain.computed": "what a step's chain should hold is known; the registry was not touched",
+    "chain.set": "the chain is set; no group is materialized as chained",
+    "chain.logged": "the groups are materialized as chained; the ledger does not remember it",
+    "chain.remembered": "the ledger remembers the chain; its run has not ended",
+    "collect.step": "the step's output chain is set; the campaign's is not",
+    "collect.campaign": "the campaign's chain is set; the step does not show as collected",
+    "inputs.grouped": "the groups are made in memory alone",
+    "inputs.chained": "the input chain is set; the groups are not written",
+    "plan.written": "the plan is written; its partitions are not made",
+    "plan.partitions": "the partitions are made; the step's inputs do not show as made",
+    "sensor.dispatch": "attempts are chosen; none is requested",
+    "sensor.chain": "chains are due; no run of them is requested",
+    "sensor.advance": "moves are due; no run of them is requested",
+    "create.written": "a campaign is written; it has no partition, so nobody knows it",
+}
+"""What has and what has not happened at each crash point."""
+
+_hook: Callable[[str], None] | None = None
+
+
+def set_crash_hook(hook: Callable[[str], None] | None) -> None:
+    """Have a function called at each crash point with its name; None for nothing."""
+    global _hook
+    _hook = hook
+
+
+def crash_point(name: str) -> None:
+    """Mark a place at which the process may die."""
+    if _hook is not None:
+        _hook(name)

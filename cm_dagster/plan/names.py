@@ -21,6 +21,8 @@ GROUP_DIGITS = 4
 GROUP = re.compile(r"g[0-9]{4,}")
 """Groups."""
 
+_WORKFLOW = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.({NAME.pattern})\.({GROUP.pattern})\.a([0-9]{{2,}})")
+
 
 def group_name(index: int, total: int) -> str:
     """Name the group at a place of a step.
@@ -86,6 +88,21 @@ class AttemptId:
     def __post_init__(self) -> None:
         if not GROUP.fullmatch(self.group) or self.number < 1:
             raise ValueError(f"not a group and an attempt number: {self.group!r}, {self.number}")
+
+    @classmethod
+    def from_workflow(cls, name: str) -> AttemptId:
+        """Read the name of a workflow.
+
+        Raises
+        ------
+        ValueError
+            If it is not the name of a workflow of ours.
+        """
+        match = _WORKFLOW.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name!r} is not CAMPAIGN.STEP.SITE.GROUP.aNN")
+        campaign, step, site, group, number = match.groups()
+        return cls(StepId(campaign, step, site), group, int(number))
 
     @property
     def short(self) -> str:

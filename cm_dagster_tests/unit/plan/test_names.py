@@ -30,6 +30,19 @@ GROUPS = st.builds(group_name, st.integers(0, 20_000), st.sampled_from([1, 9_999
 ATTEMPTS = st.builds(AttemptId, st.builds(StepId, ALIKE, ALIKE, st.just("x")), GROUPS, st.integers(1, 120))
 
 
+@given(ATTEMPTS)
+def test_an_attempt_is_read_back_from_the_name_of_its_workflow(attempt: AttemptId) -> None:
+    assert AttemptId.from_workflow(attempt.workflow) == attempt
+
+
+@pytest.mark.parametrize(
+    "name", ["", "a.b.c.g0001", "u_smith_20261123T000000Z", "a.b.c.x0001.a01", "a.b.c.g0001.a01.x"]
+)
+def test_the_name_of_a_workflow_of_others_is_none(name: str) -> None:
+    with pytest.raises(ValueError, match=r"CAMPAIGN\.STEP"):
+        AttemptId.from_workflow(name)
+
+
 @given(st.builds(StepId, NAMES, NAMES, NAMES))
 def test_a_step_is_read_back_from_its_tag(step: StepId) -> None:
     assert StepId.from_tag(step.tag) == step

@@ -2,7 +2,7 @@
 # PYTHON=... chooses the interpreter; ARGS=... is handed to the command.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test check bench lock clean bootstrap
+.PHONY: help demo ui test check bench faults lock clean bootstrap
 
 # A science stack or another environment that is set up in this shell must not leak in, and bytecode is wanted:
 # without it each start of a Rubin command line costs seconds.
@@ -15,6 +15,7 @@ help:
 	@echo 'make test    all tests'
 	@echo 'make check   lint, types, dead code, dependencies, layers, house rules'
 	@echo 'make bench   what this costs: seconds, CPU, memory'
+	@echo 'make faults  deaths and outages by the thousand: SEED=1 N=1000, or REPLAY=FILE'
 	@echo 'make lock    compile requirements/*.txt (ARGS=--upgrade moves the pins)'
 	@echo 'make clean   remove all that was built here, with .venv and the demo'
 	@echo 'PYTHON=...   the Python >= 3.12 to use;  ARGS=... options of the command'
@@ -33,6 +34,9 @@ check: bootstrap
 
 bench: bootstrap
 	.venv/bin/python -m cm_dagster_tests.bench $(ARGS)
+
+faults: bootstrap
+	.venv/bin/python -m cm_dagster_tests.faults --seed $(or $(SEED),1) --number $(or $(N),1000) $(if $(REPLAY),--replay $(REPLAY)) $(ARGS)
 
 lock:
 	tools/lock $(ARGS)

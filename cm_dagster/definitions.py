@@ -6,12 +6,15 @@ import warnings
 
 import dagster as dg
 
+from cm_dagster.assets.audit import audit_asset, audit_job
 from cm_dagster.assets.campaigns import campaigns
 from cm_dagster.assets.jobs import site_jobs, step_jobs
+from cm_dagster.assets.sites import sites
 from cm_dagster.assets.steps import step_assets
 from cm_dagster.control.site import current_site
 from cm_dagster.ledger.loading import load_specs
 from cm_dagster.sensors import all_sensors
+from cm_dagster.sensors.audit import audit_schedule
 
 # Beta features are used knowingly (`backfill_policy`); a warning for each asset would bury all else in the logs.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
@@ -30,8 +33,12 @@ def defs() -> dg.Definitions:
     ]
     jobs = site_jobs(site.name)
     attempts = step_jobs(specs, site.name)
+    nightly = audit_job(site.name)
     return dg.Definitions(
-        assets=[campaigns, *assets] if site.spec.home else assets,
-        jobs=[*jobs.values(), *attempts],
+        assets=[*([campaigns, sites] if site.spec.home else []), audit_asset(site.name), *assets],
+        jobs=[*jobs.values(), nightly, *attempts],
+        schedules=[audit_schedule(site.name, nightly)],
+        # A run of ours has a step or two: a process for each would cost seconds.
+        executor=dg.in_process_executor,
         sensors=all_sensors(site, jobs=jobs, step_jobs=attempts, names=[spec.campaign for spec in specs]),
     )

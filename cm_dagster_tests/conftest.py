@@ -6,6 +6,10 @@ import os
 
 from hypothesis import settings
 
+from cm_dagster_tests.alembic_once import read_scripts_once
+
+read_scripts_once()
+
 # No test is judged by the clock. In continuous integration the examples are the same each time, so that a change is
 # judged by what it changes; elsewhere they are new each time, so that more is found.
 settings.register_profile("here", deadline=None)

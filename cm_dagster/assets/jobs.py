@@ -1,7 +1,7 @@
 """The jobs of a site: ordinary runs that act on a batch of attempts or on a step."""
 
 # Not `from __future__ import annotations`: Dagster reads the type of `context` from the function itself.
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import dagster as dg
 
@@ -55,17 +55,16 @@ def site_jobs(site: str) -> dict[str, dg.JobDefinition]:
         update_chain(context, StepId.from_tag(context.op_config["step"]))
 
     return {
-        # The sensors ask for these again by themselves, with what is left to do.
-        "submit": _job("submit", site, submit_op, {"dagster/max_retries": "0"}),
-        "finalize": _job("finalize", site, finalize_op, {"dagster/max_retries": "0"}),
-        "chain": _job("chain", site, chain_op, tags.RETRY_DEAD),
+        "submit": _job("submit", site, submit_op),
+        "finalize": _job("finalize", site, finalize_op),
+        "chain": _job("chain", site, chain_op),
     }
 
 
-def _job(stage: str, site: str, op: dg.OpDefinition, retries: Mapping[str, str]) -> dg.JobDefinition:
+def _job(stage: str, site: str, op: dg.OpDefinition) -> dg.JobDefinition:
     # In process: a batch costs one process, not two.
     return dg.GraphDefinition(name=f"{stage}_{site}", node_defs=[op]).to_job(
         executor_def=dg.in_process_executor,
-        tags={tags.KIND: stage, **retries},
+        tags={tags.KIND: stage, **tags.NO_RETRIES},
         description=op.description,
     )

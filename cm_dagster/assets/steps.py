@@ -8,19 +8,21 @@ import dagster as dg
 
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
+from cm_dagster.control.history import PASSES
 from cm_dagster.control.inputs import prepare_inputs
+from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import current_site
 from cm_dagster.control.steps import chained_key, collected_key, inputs_key
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import CmError
+from cm_dagster.errors import CmError, LedgerError
 from cm_dagster.ledger import tags
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
 
 __all__ = ["RETRY", "step_assets", "update_chain"]
 
-RETRY = dg.RetryPolicy(max_retries=8, delay=15, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For outages of the Butler: the last try comes about an hour after the first."""
+RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+"""For hiccups, 15 s in all: after a longer outage the sensors ask again, so that no process waits for its end."""
 
 _NO_WORKER = (
     "A workflow is run by BPS, never by a Dagster worker, and this run has reached one, so nothing was submitted."
@@ -54,11 +56,15 @@ def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list
 
 
 def _fail(error: CmError) -> NoReturn:
-    """Have Dagster try again after a transient error, and fail at once, with its advice, after another one."""
+    """Have Dagster try again after a transient error, and fail at once, with its advice, after another one.
+
+    What does not fit the state of the ledger is judged by the sensors anew: they ask again when it does.
+    """
     if error.transient:
         raise error
-    advice = {"advice": error.advice} if error.advice else None
-    raise dg.Failure(error.cause, metadata=advice, allow_retries=False) from error
+    advice = {"advice": error.advice} if error.advice else {}
+    passes = {PASSES: "by itself, when it is its turn"} if isinstance(error, LedgerError) else {}
+    raise dg.Failure(error.cause, metadata={**advice, **passes}, allow_retries=False) from error
 
 
 def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
@@ -74,6 +80,7 @@ def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         description=f"Inputs of {step}: checked, chained, and cut into groups.",
     )
     def inputs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        hold_life_line(current_site(), context.run.run_id)
         try:
             return dg.MaterializeResult(metadata=prepare_inputs(context.instance, current_site(), spec, step))
         except CmError as error:
@@ -135,6 +142,7 @@ def update_chain(
     dagster.Failure
         If the chain can't be set, or a group that was asked for is not accepted.
     """
+    hold_life_line(current_site(), context.run.run_id)
     try:
         result = chain(context.instance, current_site(), step)
     except CmError as error:
@@ -144,7 +152,7 @@ def update_chain(
             dg.AssetMaterialization(
                 chained_key(step),
                 partition=group,
-                metadata={"chain": result.chain, "run collection": result.groups[group]},
+                metadata={"chain": result.chain, "run collections": list(result.groups[group])},
             )
         )
     if missing := sorted(set(asked) - set(result.groups)):
@@ -164,6 +172,7 @@ def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         description=f"All groups of {step}, in its output chain; and the chain of the campaign.",
     )
     def collected(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+        hold_life_line(current_site(), context.run.run_id)
         if current_site().name in spec.sites:
             update_chain(context, StepId(spec.campaign, step, current_site().name))  # the groups accepted last
         try:

@@ -18,13 +18,16 @@ __all__ = ["cm", "main"]
 @click.group(
     cls=Root,
     commands_in={
+        "audit": ("cm_dagster.cli.audit:audit", "Compare ledger, submit area, WMS and Butler; say what does not fit."),
         "campaign": ("cm_dagster.cli.campaign:campaign", "Make, start and look at campaigns."),
         "demo": ("cm_dagster.cli.demo:demo", "Run a campaign on real survey records on this machine."),
         "doctor": ("cm_dagster.cli.doctor:doctor", "Check this installation, the deployment and the site."),
-        "group": ("cm_dagster.cli.group:group", "Look at groups and their attempts."),
+        "group": ("cm_dagster.cli.verbs:group", "Look at groups and their attempts; retry, rescue, accept, hold them."),
+        "limits": ("cm_dagster.cli.limits:limits", "Show and change how much goes at once."),
         "plan": ("cm_dagster.cli.plan:plan", "Show groups and what would be submitted; nothing is written."),
         "schema": ("cm_dagster.cli.schema:schema", "Print the JSON schema of campaign or site files."),
         "status": ("cm_dagster.cli.status:status", "Show how far campaigns are, and what they wait for."),
+        "step": ("cm_dagster.cli.step:step", "Have a step stop and go on."),
         "ui": ("cm_dagster.cli.demo:ui", "Start the web UI and the daemon on this machine."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -37,6 +40,7 @@ def cm() -> None:
     Exit codes: 0  done
                 1  a service or the ledger failed or refused; `error:` says why, `what to do:` how to go on
                 2  bad input: a wrong command line, or a wrong file (one line for each fault)
+                3  cm audit: a source could not be asked, so not everything was looked at
 
     \b
     Environment: DAGSTER_HOME  folder with dagster.yaml, the same as the daemon's

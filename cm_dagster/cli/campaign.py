@@ -11,7 +11,7 @@ import click
 
 from cm_dagster.cli.output import console, json_option, local_time, state_text, table, write_json
 from cm_dagster.cli.root import EXIT_INPUT
-from cm_dagster.cli.setting import known_sites, ledger, sites_option, user
+from cm_dagster.cli.setting import known_sites, ledger, reason_option, sites_option, user
 from cm_dagster.errors import LedgerError, SpecError
 
 if TYPE_CHECKING:
@@ -275,6 +275,38 @@ def draft(
     except OSError as error:
         raise click.UsageError(f"{out} cannot be written: {error.strerror}") from error
     click.echo(f"{out} is written; edit it, then: cm campaign validate {out}", err=True)
+
+
+@campaign.command(short_help="Have nothing more of a campaign submitted.")
+@click.argument("name")
+@reason_option
+@json_option
+def pause(name: str, reason: str, as_json: bool) -> None:
+    """Have nothing more of a campaign submitted, whoever asks for it; what is at the sites goes on, and is judged."""
+    with ledger() as instance:
+        from cm_dagster.ledger import campaigns
+
+        changed = campaigns.pause(instance, name, user=user(), reason=reason)
+    if as_json:
+        write_json({"campaign": name, "paused": True, "changed": changed})
+    else:
+        click.echo(f"campaign {name} {'is paused' if changed else 'was paused before'}")
+
+
+@campaign.command(short_help="Let a paused campaign go on.")
+@click.argument("name")
+@reason_option
+@json_option
+def resume(name: str, reason: str, as_json: bool) -> None:
+    """Let a paused campaign go on; steps that are paused themselves stay so."""
+    with ledger() as instance:
+        from cm_dagster.ledger import campaigns
+
+        changed = campaigns.resume(instance, name, user=user(), reason=reason)
+    if as_json:
+        write_json({"campaign": name, "paused": False, "changed": changed})
+    else:
+        click.echo(f"campaign {name} {'goes on' if changed else 'was not paused'}")
 
 
 @campaign.command("sign-off", short_help="Open the gate of a step.")

@@ -28,6 +28,7 @@ _SILENT = 180.0
 """Seconds without a heartbeat (one comes each 30) after which a part of the daemon is taken to be dead."""
 _SQLITE_RUNS = 1000
 """Number of runs from which on SQLite becomes too slow."""
+_STOCK = "PostgreSQL (Dagster's own storage)"
 _BACKFILLS = "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR"
 _TEMPLATE = (
     "take the section from the dagster.yaml that comes with cm_dagster, and restart daemon, web UI and code servers"
@@ -36,15 +37,29 @@ _START = "start `dagster-daemon run` with the same DAGSTER_HOME, or look into it
 
 
 def check_storage(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """Check that the storage answers and suits the number of runs."""
-    kind = type(instance.run_storage).__name__
+    """Check that the storage answers, and suits the number of runs."""
     runs = instance.get_runs_count()
-    where = f"{kind} answers, {runs} runs"
-    if "Sqlite" in kind and runs >= _SQLITE_RUNS:
-        advice = "move to PostgreSQL (the `storage` block of dagster.yaml) before the next campaign"
+    storage = _storage(instance)
+    where = f"{storage} answers, {runs} runs"
+    if storage == "SQLite" and runs >= _SQLITE_RUNS:
+        advice = "move to PostgreSQL (the block `storage` in dagster.yaml) before the next campaign"
         yield Finding("storage", "warn", f"{where}: SQLite becomes slow from about {_SQLITE_RUNS}", advice)
+    elif storage == _STOCK:
+        text = f"{where}: it opens a connection for each call, and of two writers of a run one may lose its tags"
+        advice = (
+            "name cm_dagster's PooledPostgresStorage in the block `storage` of dagster.yaml, with the same"
+            " `postgres_db`, and restart daemon, web UI and code servers; the data stays as it is"
+        )
+        yield Finding("storage", "warn", text, advice)
     else:
         yield Finding("storage", "ok", where)
+
+
+def _storage(instance: dg.DagsterInstance) -> str:
+    kind = type(instance.run_storage).__name__
+    if kind == "PooledRunStorage":
+        return "PostgreSQL (PooledPostgresStorage)"
+    return {"SqliteRunStorage": "SQLite", "PostgresRunStorage": _STOCK}.get(kind, kind)
 
 
 def check_coordinator(instance: dg.DagsterInstance) -> Iterator[Finding]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cm_dagster.cli.output import console, json_option, state_text, table, write_json
-from cm_dagster.cli.setting import ledger
+from cm_dagster.cli.setting import known_sites, ledger
 from cm_dagster.errors import LedgerError
 from cm_dagster.policy.states import OPEN, GroupState
 
 if TYPE_CHECKING:
     import dagster as dg
 
+    from cm_dagster.control.health import Progress
     from cm_dagster.control.overview import GroupView
     from cm_dagster.ledger.attempts import Attempt
 
 __all__ = ["group"]
+
+_WAITING = (GroupState.PLANNED, GroupState.QUEUED)
 
 
 @click.group
@@ -91,6 +96,8 @@ def _groups(instance: dg.DagsterInstance, campaign: str, step: str | None) -> li
     from cm_dagster.control.steps import load_boards
     from cm_dagster.ledger import campaigns
     from cm_dagster.ledger.attempts import index_of
+    from cm_dagster.ledger.decisions import read_decided
+    from cm_dagster.plan.names import StepId
 
     spec = campaigns.find(instance, campaign).spec
     if step is not None and step not in spec.steps:
@@ -98,7 +105,8 @@ def _groups(instance: dg.DagsterInstance, campaign: str, step: str | None) -> li
     board = load_boards(instance, [campaign])[0]
     index, health = index_of(instance), read_health(instance, spec.sites)
     steps = spec.order() if step is None else [step]
-    return [each for name in steps for each in groups_of(board, name, index, health)]
+    decided = read_decided(instance, [StepId(campaign, name, site) for name in steps for site in spec.sites])
+    return [each for name in steps for each in groups_of(board, name, index, health, decided)]
 
 
 @group.command
@@ -114,7 +122,7 @@ def show(campaign: str, step: str, name: str, as_json: bool) -> None:
         if found is None:
             last = f"its last group is {groups[-1].group.name}" if groups else "it is not planned yet: cm status"
             raise LedgerError(f"{campaign}/{step} has no group {name!r}", advice=last)
-        document = _document(instance, found)
+        document = {**_document(instance, found), "waits": _why(instance, found)}
     if as_json:
         write_json(document)
         return
@@ -131,13 +139,50 @@ def _document(instance: dg.DagsterInstance, found: GroupView) -> dict[str, Any]:
     attempts = []
     for attempt in index_of(instance).all_of(found.step, found.group.name):
         seen = progress.get(attempt.run_id)
-        attempts.append(_attempt(instance, attempt, dict(seen.jobs) if seen else {}))
-    return {"campaign": found.step.campaign, **found.to_json(), "attempts": attempts, "next": _next(found)}
+        attempts.append(_attempt(instance, attempt, seen))
+    return {
+        "campaign": found.step.campaign,
+        **found.to_json(),
+        **_decided(instance, found),
+        "attempts": attempts,
+        "next": _next(found),
+    }
 
 
-def _attempt(instance: dg.DagsterInstance, attempt: Attempt, jobs: dict[str, int]) -> dict[str, Any]:
+def _decided(instance: dg.DagsterInstance, found: GroupView) -> dict[str, Any]:
+    """Give what was decided about a group, and what is to come of it."""
+    from cm_dagster.ledger.decisions import Decided, decisions_on, read_decided
+
+    name, latest = found.group.name, found.attempt
+    now = read_decided(instance, [found.step]).get(found.step.tag, Decided())
+    answer = now.answers.get(name)
+    due = answer is not None and latest is not None and answer.is_due(latest.run_id, latest.state)
+    return {
+        "held": str(now.holds[name]) if name in now.holds else None,
+        "follows": str(answer) if due else None,
+        "decisions": [decision.to_json() for decision in decisions_on(instance, found.step, name)],
+    }
+
+
+def _why(instance: dg.DagsterInstance, found: GroupView) -> str:
+    """Say why a group does not go; empty where it is on its way, is not to go, or that is not known here."""
+    from cm_dagster.control.dispatch import why_group_waits
+    from cm_dagster.control.floor import Floor
+
+    sites = os.environ.get("CM_SITES")
+    known = known_sites(Path(sites)) if sites else None
+    site = found.group.site
+    if known is None or site not in known.sites:
+        return f"the limits of site {site} are not known here: set CM_SITES" if found.state in _WAITING else ""
+    floor = Floor(instance, site, known.sites[site])
+    return why_group_waits(floor, floor.boards[found.step.campaign], found.step.step, found.group.name)
+
+
+def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | None) -> dict[str, Any]:
     from cm_dagster.control.history import end_details, end_message, iso
+    from cm_dagster.control.waiting import why_waits
 
+    jobs, wait = (dict(seen.jobs) if seen else {}), why_waits(attempt, seen)
     over = attempt.state not in OPEN
     details = end_details(instance, attempt.run_id) if over else {}
     return {
@@ -157,6 +202,7 @@ def _attempt(instance: dg.DagsterInstance, attempt: Attempt, jobs: dict[str, int
         "jobs": jobs or details.get("jobs", {}),
         "quanta": details.get("quanta", []),
         "end": end_message(instance, attempt.run_id) if over else "",
+        "waits": wait.to_json() if wait else None,
     }
 
 
@@ -165,18 +211,21 @@ def _next(found: GroupView) -> str:
     attempt, where = found.attempt, "/".join(found.step.asset)
     status = f"cm status {found.step.campaign}"
     if attempt is None:
-        return f"nothing: an attempt is requested when it is its turn; `{status}` says what holds the step back"
+        return f"nothing: an attempt is requested when it is its turn; `{status}` says how its step stands"
     again = f"in the web UI, re-execute run {attempt.run_id}, or materialize partition {found.group.name} of {where}"
     log = f"; the log of its submission is in {attempt.folder}" if attempt.folder else ""
+    verbs = f"{found.step.campaign} {found.step.step} {found.group.name} --reason TEXT"
     if found.state is GroupState.FAILED:
-        return f"put the cause right, then try again: {again}{log}"
+        return f"put the cause right, then cm group rescue|restart|retry|accept {verbs}; or, {again}{log}"
     if found.state is GroupState.HELD:
-        return f"to try again: {again}"
+        return f"to try again: cm group release {verbs}; or, {again}"
     if found.state is GroupState.ACCEPTED:
-        return f"nothing; should it be processed once more: in the web UI, re-execute run {attempt.run_id}"
+        once_more = f"cm group reject {verbs}; or, in the web UI, re-execute run {attempt.run_id}"
+        return f"nothing; should it be processed once more: {once_more}"
     if found.state is GroupState.UNKNOWN:
         return "nothing: the WMS is asked again by itself; `cm doctor` says whether it answers"
-    return f"nothing; to stop it: in the web UI, terminate run {attempt.run_id}, which cancels its workflow"
+    stop = f"cm group cancel {verbs}, or terminate run {attempt.run_id} in the web UI"
+    return f"nothing; to stop it: {stop}, which cancels its workflow"
 
 
 def _page(document: dict[str, Any]) -> Iterator[Any]:
@@ -185,12 +234,26 @@ def _page(document: dict[str, Any]) -> Iterator[Any]:
     step = f"{document['campaign']} {document['step']} {document['group']}"
     yield Text.assemble((step, "bold"), f" at {document['site']}  ", state_text(document["state"]))
     yield from _fields({"data": document["label"], "size": document["size"] or None, "where": document["where"]})
+    yield from _fields({"held": document["held"], "follows": document["follows"]})
+    yield from _fields({"waits": document["waits"]})
     for attempt in document["attempts"]:
         yield ""
         yield Text.assemble((f"attempt {attempt['attempt']}", "bold"), "  ", state_text(attempt["state"]))
         yield from _attempt_lines(attempt)
+    yield from _decision_lines(document["decisions"])
     yield ""
     yield from _fields({"next": document["next"]})
+
+
+def _decision_lines(decisions: list[dict[str, Any]]) -> Iterator[Any]:
+    from rich.text import Text
+
+    if decisions:
+        yield ""
+        yield Text("decisions", "bold")
+    for each in decisions:
+        change = f"{each['before']} -> {each['after']}"
+        yield Text(f"  {each['time']} {each['user']}: {each['action']}, {change} ({each['reason']})")
 
 
 def _attempt_lines(attempt: dict[str, Any]) -> Iterator[Any]:
@@ -198,6 +261,7 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[Any]:
     yield from _fields(
         {
             "cause" if attempt["state"] == "failed" else "end": attempt["end"],
+            "waits": _wait_line(attempt["waits"]),
             "by": attempt["user"] or attempt["by"],
             "time": _times(attempt),
             "run": attempt["run_id"],
@@ -214,6 +278,14 @@ def _attempt_lines(attempt: dict[str, Any]) -> Iterator[Any]:
         for row in attempt["quanta"]:
             drawn.add_row(*(str(value) for value in row.values()))
         yield drawn
+
+
+def _wait_line(wait: dict[str, Any] | None) -> str:
+    """Say why an attempt waits, since when, and when it is tried again."""
+    if wait is None:
+        return ""
+    times = "once" if wait["tries"] == 1 else f"{wait['tries']} times"
+    return f"{wait['cause']}; tried {times} since {wait['since']}, next try at {wait['next']}"
 
 
 def _times(attempt: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ STYLES: Mapping[str, str] = {
     "waiting": "dim",
     "gated": "yellow",
     "held": "yellow",
+    "paused": "yellow",
     "warn": "yellow",
     "unknown": "magenta",
     "failed": "bold red",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cm_dagster.spec import Sites
 
-__all__ = ["home_folder", "ledger", "sites_option", "user"]
+__all__ = ["home_folder", "known_sites", "ledger", "reason_option", "sites_option", "user"]
 
 _STORAGE_HINT = "`cm doctor` says what is wrong with the storage; if it was a restart of its database, try again"
 
@@ -99,6 +99,18 @@ def sites_option(command: Callable[..., Any]) -> Callable[..., Any]:
         show_envvar=True,
         help="Site file to check the campaign against.",
     )(command)
+
+
+def _not_blank(context: click.Context, option: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("it is empty")
+    return value
+
+
+def reason_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option ``--reason``, which must say something."""
+    text = "Why; kept with who did it and when."
+    return click.option("--reason", required=True, callback=_not_blank, help=text)(command)
 
 
 def known_sites(path: Path | None) -> Sites | None:

@@ -241,9 +241,15 @@ def _shortened(text: str) -> str:
 
 def _sites(view: CampaignView) -> Iterator[RenderableType]:
     for site in view.sites:
+        if site.alarms:
+            last = site.alarms[-1]
+            twins = "1 twin" if len(site.alarms) == 1 else f"{len(site.alarms)} twins"
+            text = f"ALARM: {twins} cancelled at site {site.site} in the last week; the latest was workflow {last.twin}"
+            yield _coloured(f"{text} beside {last.own} ({last.workflow}), see run {last.run_id}", "bold red")
         if not site.health.answers:
             since = age(time.time() - site.health.since)
-            text = f"the WMS of site {site.site} has not answered for {since}; what it holds is unknown"
+            asked = f" (asked {site.health.asked} times)" if site.health.asked > 1 else ""
+            text = f"the WMS of site {site.site} has not answered for {since}{asked}; what it holds is unknown"
             yield _coloured(f"{text}: {site.health.cause}", "magenta")
 
 

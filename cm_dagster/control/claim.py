@@ -88,6 +88,8 @@ def _open_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt:
     attempt = read_attempt(instance, run_id)
     if attempt is None:
         raise LedgerError(f"run {run_id} is no attempt")
+    if attempt.run.status is dg.DagsterRunStatus.NOT_STARTED:
+        raise LedgerError(f"{attempt.id.workflow} is not queued yet")
     if attempt.wms_id:
         raise LedgerError(f"{attempt.id.workflow} is workflow {attempt.wms_id} already")
     if SHOWN_AS[attempt.state] not in (RunStatus.QUEUED, RunStatus.STARTED):

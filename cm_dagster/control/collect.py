@@ -12,7 +12,7 @@ from cm_dagster.errors import LedgerError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, load_plan
-from cm_dagster.plan.names import AttemptId, StepId, step_output
+from cm_dagster.plan.names import StepId, step_output
 from cm_dagster.services.butler import ButlerService
 from cm_dagster.spec import CampaignSpec
 
@@ -68,13 +68,9 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
             advice="a step is collected when all of its groups are",
         )
     index = index_of(instance)
-    numbers = {site: accepted(index, StepId(spec.campaign, step, site)) for site in plan.sites}
-    runs = [
-        AttemptId(StepId(spec.campaign, step, group.site), group.name, numbers[group.site][group.name]).run(
-            spec.butler.output
-        )
-        for group in plan.groups
-    ]
+    latest = {site: index.of_step(StepId(spec.campaign, step, site)) for site in plan.sites}
+    accepted_ones = (latest[group.site][group.name] for group in plan.groups)
+    runs = [run for attempt in accepted_ones for run in attempt.outputs(spec.butler.output)]
     butler = home.butler(spec)
     with one_writer(home.area, spec.campaign):
         changed = butler.set_chain(step_output(spec.butler.output, step), runs)
@@ -83,7 +79,7 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
     crash_point("collect.campaign")
     return {
         "output collection": step_output(spec.butler.output, step),
-        "groups": len(runs),
+        "groups": len(plan.groups),
         "run collections": runs[:100],
         "campaign collection": spec.butler.output,
         "its children": children,

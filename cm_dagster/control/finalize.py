@@ -8,16 +8,18 @@ from pathlib import Path
 
 import dagster as dg
 
-from cm_dagster.control.queue import hold_life_line
+from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import Site
+from cm_dagster.control.waiting import put_off
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import CmError
+from cm_dagster.errors import CmError, ServiceError
 from cm_dagster.ledger import campaigns, events, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import State
 from cm_dagster.services.quanta import run_final_job
+from cm_dagster.spec import CampaignSpec
 
 __all__ = ["finalize"]
 
@@ -40,11 +42,18 @@ def finalize(
     log
         Where to say what is done.
     """
-    hold_life_line(site, own_run)
+    full: OSError | None = None
+    try:
+        hold_life_line(site, own_run)
+    except OSError as error:  # without it this run would be taken for dead
+        full = error
     for run_id in run_ids:
         attempt = read_attempt(instance, run_id)
         if attempt is None or attempt.state is not State.FINALIZING:
             log.info("run %s: nothing to do", run_id)
+            continue
+        if full is not None:
+            put_off(instance, site, attempt, f"the final job can't be run: {full}")
             continue
         claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
         try:
@@ -57,13 +66,25 @@ def finalize(
 def _finalize_one(instance: dg.DagsterInstance, site: Site, attempt: Attempt, lock: int, log: logging.Logger) -> None:
     crash_point("finalize.begun")
     spec = campaigns.find(instance, attempt.id.step.campaign).spec
-    try:
-        result = run_final_job(Path(attempt.submit_dir), spec.stack, site.spec, pass_fds=[lock])
-        message = f"in {result.wall:.1f} s" if result.ok else str(result.error)
-    except CmError as error:
-        message = str(error)
+    error = _run(site, attempt, spec, lock)
     crash_point("finalize.ran")
-    log.info("%s: final job: %s", attempt.id.workflow, message)
-    events.note(instance, attempt.run, f"The final job was run again: {message}.")
+    log.info("%s: final job: %s", attempt.id.workflow, error or "done")
+    if error is not None and error.transient:
+        # It says nothing about the workflow, whose output is there: it waits, however long, and nothing is counted.
+        put_off(instance, site, attempt, str(error))
+        return
+    events.note(instance, attempt.run, f"The final job was run again: {error or 'done'}.")
     # However it ended, it counts: the judgement that follows looks at the registry alone.
-    events.set_state(instance, attempt, State.ENDED, {tags.FINALIZED: str(attempt.finalized + 1)})
+    count = {tags.FINALIZED: str(attempt.finalized + 1)}
+    waited = {tags.WAIT: ""} if attempt.run.tags.get(tags.WAIT) else {}
+    events.set_state(instance, attempt, State.ENDED, {**count, **waited})
+
+
+def _run(site: Site, attempt: Attempt, spec: CampaignSpec, lock: int) -> CmError | None:
+    """Run the final job of an attempt's workflow; gives what went wrong."""
+    try:
+        return run_final_job(Path(attempt.submit_dir), spec.stack, site.spec, pass_fds=[lock]).error
+    except CmError as error:
+        return error
+    except OSError as error:  # a full disk, or no process to be had
+        return ServiceError(f"the final job can't be run: {error}", transient=True)

@@ -7,12 +7,15 @@ workflows are in flight.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import dagster as dg
 
 from cm_dagster.ledger import store
+from cm_dagster.policy.backoff import Wait
+from cm_dagster.policy.limits import remember
 
 __all__ = ["Health", "Progress", "read_health", "read_progress", "write_health", "write_progress"]
 
@@ -25,6 +28,12 @@ class Health:
     since: float = 0.0
     """Seconds since the epoch at which it began (or ceased) to answer."""
     cause: str = ""
+    asked: int = field(default=0, compare=False)
+    """How often it was asked in vain since then."""
+    last: float = field(default=0.0, compare=False)
+    """Seconds since the epoch at which it was asked last, if in vain."""
+    outages: Sequence[Sequence[float]] = field(default=(), compare=False)
+    """Begin and end of its latest outages, in seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +44,14 @@ class Progress:
     """Number of jobs in each state, in the words of `cm_dagster.services.wms`."""
     since: float = 0.0
     """Seconds since the epoch at which this was first seen."""
+    wait: Wait | None = None
+    """Why the WMS is asked for it by its id, or it is judged, later again; None if nothing is wrong."""
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Progress:
+        """Make it of the fields that `dataclasses.asdict` gives."""
+        wait = fields.get("wait")
+        return cls(fields["jobs"], fields["since"], Wait.of(wait) if wait else None)
 
 
 def read_health(instance: dg.DagsterInstance, sites: Iterable[str]) -> dict[str, Health]:
@@ -45,23 +62,34 @@ def read_health(instance: dg.DagsterInstance, sites: Iterable[str]) -> dict[str,
 
 
 def write_health(instance: dg.DagsterInstance, site: str, *, answers: bool, cause: str = "") -> Health:
-    """Write down whether the WMS answers, if that is news."""
+    """Write down whether the WMS answers, if that is news, and how often it was asked in vain."""
     before = read_health(instance, [site])[site]
+    now = time.time()
     if before.answers == answers and before.since:
-        return before
-    now = Health(answers, time.time(), cause)
-    store.put(instance, f"health/{site}", asdict(now))
-    return now
+        if answers:
+            return before
+        news = replace(before, asked=before.asked + 1, last=now)
+    else:
+        news = Health(answers, now, cause) if answers else Health(answers, now, cause, asked=1, last=now)
+        ended = answers and not before.answers
+        news = replace(news, outages=remember(before.outages, before.since, now) if ended else before.outages)
+    store.put(instance, f"health/{site}", asdict(news))
+    return news
 
 
 def read_progress(instance: dg.DagsterInstance, site: str) -> dict[str, Progress]:
     """Read the progress of a site's open attempts, by run id."""
     document = store.get(instance, f"progress/{site}") or {}
-    return {run_id: Progress(**entry) for run_id, entry in document.items()}
+    return {run_id: Progress.of(entry) for run_id, entry in document.items()}
 
 
-def write_progress(instance: dg.DagsterInstance, site: str, jobs: Mapping[str, Mapping[str, int]]) -> None:
-    """Write down the job counts of a site's open attempts, if any of them changed.
+def write_progress(
+    instance: dg.DagsterInstance,
+    site: str,
+    jobs: Mapping[str, Mapping[str, int]],
+    waits: Mapping[str, Wait] | None = None,
+) -> None:
+    """Write down how a site's open attempts go on, if any of it changed.
 
     Parameters
     ----------
@@ -70,14 +98,16 @@ def write_progress(instance: dg.DagsterInstance, site: str, jobs: Mapping[str, M
     site
         Name of the site.
     jobs
-        Job counts by run id; attempts that are left out are forgotten.
+        Job counts by run id; attempts that are neither here nor in ``waits`` are forgotten.
+    waits
+        By run id, why an attempt waits.
     """
     before = read_progress(instance, site)
-    now = {
-        run_id: before[run_id]
-        if run_id in before and before[run_id].jobs == counts
-        else Progress(dict(counts), time.time())
-        for run_id, counts in jobs.items()
-    }
+    waits = waits or {}
+    now = {}
+    for run_id in [*jobs, *(run_id for run_id in waits if run_id not in jobs)]:
+        last, counts = before.get(run_id), jobs.get(run_id, {})
+        since = last.since if last and last.jobs == counts else time.time()
+        now[run_id] = Progress(dict(counts), since, waits.get(run_id))
     if now != before:
         store.put(instance, f"progress/{site}", {run_id: asdict(entry) for run_id, entry in now.items()})

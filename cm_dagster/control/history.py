@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
 
 from cm_dagster.ledger import campaigns
 
-__all__ = ["Cause", "Decision", "decisions", "end_details", "end_message", "iso", "retried_after", "run_cause"]
+__all__ = [
+    "PASSES",
+    "Cause",
+    "Decision",
+    "decisions",
+    "end_details",
+    "end_message",
+    "iso",
+    "retried_after",
+    "run_cause",
+]
 
+PASSES = "tried again"
+"""Label of the metadata of a `dagster.Failure` that is not final."""
 _ENDS = {dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED, dg.DagsterEventType.RUN_SUCCESS}
 _DETAILS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
 _DEPTH = 10  # most errors that one followed from another
@@ -41,6 +53,8 @@ class Cause:
     text: str
     advice: str = ""
     """What can be done about it; empty where the error does not say."""
+    final: bool = False
+    """Whether it will not pass by itself: the run has said so. One that died has said nothing."""
 
 
 def iso(seconds: float) -> str:
@@ -118,22 +132,26 @@ def run_cause(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: dg.AssetK
     """
     failures = _step_events(instance, run, dg.DagsterEventType.STEP_FAILURE, asset)
     if failures:
-        return failures[0]
+        own, cause = failures[0]
+        return cause if own else replace(cause, final=False)
     return Cause(end_message(instance, run.run_id) or f"run {run.run_id} ended as {run.status.value}")
 
 
 def retried_after(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: dg.AssetKey) -> Cause | None:
     """Give the latest error after which a run that goes on tried an asset again; None if it did not."""
-    return next(iter(_step_events(instance, run, dg.DagsterEventType.STEP_UP_FOR_RETRY, asset)), None)
+    events = _step_events(instance, run, dg.DagsterEventType.STEP_UP_FOR_RETRY, asset)
+    return next((cause for _, cause in events), None)
 
 
 def _step_events(
     instance: dg.DagsterInstance, run: dg.DagsterRun, kind: dg.DagsterEventType, asset: dg.AssetKey | None
-) -> list[Cause]:
+) -> list[tuple[bool, Cause]]:
+    """Read the errors of a run's steps, that of an asset first, each with whether it is the asset's own."""
     records = instance.get_records_for_run(run.run_id, of_type=kind, ascending=False).records
     own = "__".join(asset.path) if asset else ""
     events = [event for record in records if (event := record.event_log_entry.dagster_event)]
-    return [_cause(event.event_specific_data) for event in sorted(events, key=lambda event: event.step_key != own)]
+    ordered = sorted(events, key=lambda event: event.step_key != own)
+    return [(not own or event.step_key == own, _cause(event.event_specific_data)) for event in ordered]
 
 
 def _cause(data: Any) -> Cause:
@@ -141,7 +159,7 @@ def _cause(data: Any) -> Cause:
     user = getattr(data, "user_failure_data", None)
     if user is not None and user.description:
         advice = user.metadata.get("advice")
-        return Cause(user.description, str(advice.value) if advice else "")
+        return Cause(user.description, str(advice.value) if advice else "", final=PASSES not in user.metadata)
     chain: list[Any] = []
     error = getattr(data, "error", None)
     while error is not None and len(chain) < _DEPTH:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,13 +11,18 @@ import dagster as dg
 
 from cm_dagster.control.health import Health, Progress, read_health, read_progress
 from cm_dagster.control.history import end_message, iso
+from cm_dagster.control.holding import Holding
 from cm_dagster.control.reasons import Action, failed_action, reason_for
 from cm_dagster.control.steps import Board, load_boards
+from cm_dagster.control.turns import answered, due
+from cm_dagster.control.twins import Alarm, read_alarms
+from cm_dagster.control.waiting import GroupWait, why_waits
 from cm_dagster.ledger import campaigns
 from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of
+from cm_dagster.ledger.decisions import Decided, GroupHold
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId
-from cm_dagster.policy.dispatch import choose_groups
+from cm_dagster.policy.holds import stopped
 from cm_dagster.policy.progress import CampaignState, StepFacts, StepState, campaign_state, step_state
 from cm_dagster.policy.states import GroupState, State, group_state
 
@@ -39,6 +44,8 @@ class GroupView:
     state: GroupState
     attempt: Attempt | None = None
     """None if it has none."""
+    hold: GroupHold | None = None
+    """Who holds it, and why."""
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON can hold it."""
@@ -96,6 +103,8 @@ class StepView:
     """Some of the groups that failed or are held."""
     jobs: Mapping[str, int] = field(default_factory=dict)
     """Number of jobs in each state, of the workflows in flight, as last seen."""
+    waits: tuple[GroupWait, ...] = ()
+    """Some of the groups that wait for something to pass: a service that is away, a full disk."""
 
     @property
     def total(self) -> int:
@@ -111,20 +120,30 @@ class StepView:
             "reason": self.reason,
             "failures": [failure.to_json() for failure in self.failures],
             "jobs": dict(self.jobs),
+            "waits": [wait.to_json() for wait in self.waits],
         }
 
 
 @dataclass(frozen=True)
 class SiteView:
-    """Whether the WMS of a site answers."""
+    """Whether the WMS of a site answers, and what must not happen but has."""
 
     site: str
     health: Health
+    alarms: tuple[Alarm, ...] = ()
+    """Twins of workflows that there were lately, the oldest first."""
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON can hold it."""
         since = iso(self.health.since) if self.health.since else None
-        return {"site": self.site, "answers": self.health.answers, "since": since, "cause": self.health.cause}
+        return {
+            "site": self.site,
+            "answers": self.health.answers,
+            "since": since,
+            "cause": self.health.cause,
+            "asked": self.health.asked,
+            "alarms": [alarm.to_json() for alarm in self.alarms],
+        }
 
 
 @dataclass(frozen=True)
@@ -175,12 +194,18 @@ def overview(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -
         index_of(instance),
         read_health(instance, sites),
         {run_id: entry for site in sites for run_id, entry in read_progress(instance, site).items()},
+        read_alarms(instance, sites),
+        {site: Holding(instance, site) for site in sites},
     )
     return [look.campaign(board) for board in boards]
 
 
 def groups_of(
-    board: Board, step: str, index: AttemptIndex, health: Mapping[str, Health] | None = None
+    board: Board,
+    step: str,
+    index: AttemptIndex,
+    health: Mapping[str, Health] | None = None,
+    decided: Mapping[str, Decided] | None = None,
 ) -> list[GroupView]:
     """List the groups of a step with their states, in order; none before it is planned.
 
@@ -194,6 +219,8 @@ def groups_of(
         All attempts.
     health
         Health of sites; where the WMS does not answer, what is in its hands is unknown.
+    decided
+        What is to come of decisions, by tag of the step; groups that it holds are shown as held.
     """
     plan = board.plans.get(step)
     if plan is None:
@@ -201,17 +228,24 @@ def groups_of(
     ids = {site: StepId(board.name, step, site) for site in plan.sites}
     latest = {site: index.of_step(id_) for site, id_ in ids.items()}
     deaf = {site for site, entry in (health or {}).items() if not entry.answers}
+    holds = {site: (decided or {}).get(id_.tag, Decided()).holds for site, id_ in ids.items()}
     return [
-        GroupView(ids[group.site], group, _shown(attempt, group.site in deaf), attempt)
+        GroupView(ids[group.site], group, _shown(attempt, group.site in deaf, hold is not None), attempt, hold)
         for group in plan.groups
         for attempt in [latest[group.site].get(group.name)]
+        for hold in [holds[group.site].get(group.name)]
     ]
 
 
-def _shown(attempt: Attempt | None, deaf: bool) -> GroupState:
-    if attempt is None:
-        return group_state(None)
-    return GroupState.UNKNOWN if deaf and attempt.state in _AT_THE_WMS else group_state(attempt.state)
+def _shown(attempt: Attempt | None, deaf: bool, held: bool) -> GroupState:
+    if attempt and deaf and attempt.state in _AT_THE_WMS:
+        return GroupState.UNKNOWN
+    state = group_state(attempt.state if attempt else None)
+    return GroupState.HELD if held and state in (GroupState.PLANNED, GroupState.FAILED) else state
+
+
+def _held(group: GroupView) -> str:
+    return f"Held {group.hold}." if group.hold else ""
 
 
 @dataclass(frozen=True)
@@ -222,6 +256,8 @@ class _Look:
     index: AttemptIndex
     health: Mapping[str, Health]
     progress: Mapping[str, Progress]
+    alarms: Mapping[str, Sequence[Alarm]]
+    holding: Mapping[str, Holding]
 
     def campaign(self, board: Board) -> CampaignView:
         spec = board.campaign.spec
@@ -230,40 +266,84 @@ class _Look:
             steps[name] = self._step(board, name, {need: steps[need].state for need in spec.steps[name].needs})
         return CampaignView(
             campaign=board.name,
-            state=campaign_state(board.campaign.started, [step.state for step in steps.values()]),
+            state=campaign_state(
+                board.campaign.started,
+                [step.state for step in steps.values()],
+                paused=board.campaign.pause("") is not None,
+            ),
             started=board.campaign.started,
             output=spec.butler.output,
             steps=tuple(steps.values()),
-            sites=tuple(SiteView(site, self.health[site]) for site in spec.sites),
+            sites=tuple(SiteView(site, self.health[site], self._alarms(board.name, site)) for site in spec.sites),
         )
 
+    def _alarms(self, campaign: str, site: str) -> tuple[Alarm, ...]:
+        return tuple(alarm for alarm in self.alarms[site] if alarm.workflow.startswith(f"{campaign}."))
+
     def _step(self, board: Board, step: str, needs: Mapping[str, StepState]) -> StepView:
-        groups = groups_of(board, step, self.index, self.health)
+        groups = groups_of(board, step, self.index, self.health, self._decided(board, step))
         counts = Counter(group.state for group in groups)
         counted = {state: counts[state] for state in GroupState}
         action = self._action(board, step, counted)
-        facts = self._facts(board, step, counted, action)
+        facts = self._facts(board, step, counted, action, groups)
         state = step_state(facts)
         sites = {group.step.site for group in groups if group.state is GroupState.UNKNOWN}
         deaf = {site: self.health[site] for site in sites if not self.health[site].answers}
+        waits = self._waits(groups)
         return StepView(
             step=step,
             state=state,
             groups=counted,
-            reason=reason_for(board, step, state, facts, needs=needs, action=action, deaf=deaf),
+            reason=reason_for(
+                board,
+                step,
+                state,
+                facts,
+                needs=needs,
+                action=action,
+                deaf=deaf,
+                waits=waits,
+                holds=self._holds(board, step),
+            ),
             failures=self._failures(groups),
             jobs=self._jobs(groups),
+            waits=tuple(waits[:_SHOWN]),
         )
 
+    def _decided(self, board: Board, step: str) -> dict[str, Decided]:
+        plan = board.plans.get(step)
+        sites = [self.holding[site] for site in plan.sites] if plan and step in board.active else []
+        return {site.step_id(board, step).tag: site.decided(board, step) for site in sites}
+
+    def _waits(self, groups: Iterable[GroupView]) -> list[GroupWait]:
+        seen = [(each, each.attempt) for each in groups if each.attempt]
+        return [
+            GroupWait(each.group.name, each.step.site, wait)
+            for each, attempt in seen
+            if attempt and (wait := why_waits(attempt, self.progress.get(attempt.run_id)))
+        ]
+
     def _action(self, board: Board, step: str, counts: Mapping[GroupState, int]) -> Action | None:
-        """Look at the run that the step waits for now: of its inputs, of its chain, or of its collect."""
+        """Look at the latest run of what the step needs next: of its inputs, of its chain, or of its collect."""
         if step in board.collected:
             return None
-        total = sum(counts.values())
-        ready = step in board.may_plan() if step not in board.plans else counts[GroupState.ACCEPTED] == total
+        ready = counts[GroupState.ACCEPTED] > 0 if step in board.plans else step in board.may_plan()
         return failed_action(self.instance, board, step, self.index) if ready else None
 
-    def _facts(self, board: Board, step: str, counts: Mapping[GroupState, int], action: Action | None) -> StepFacts:
+    def _holds(self, board: Board, step: str) -> list[str]:
+        """Say what keeps groups of a step from going, and is to be known."""
+        plan = board.plans.get(step)
+        found = [hold for site in (plan.sites if plan else ()) for hold in self.holding[site].explained(board, step)]
+        return list(dict.fromkeys(hold.reason for hold in found))
+
+    def _facts(
+        self,
+        board: Board,
+        step: str,
+        counts: Mapping[GroupState, int],
+        action: Action | None,
+        groups: Iterable[GroupView],
+    ) -> StepFacts:
         planned = step in board.plans
         retriable, going = self._by_themselves(board, step)
         # Nothing is made ready before the campaign is started, so its first steps wait too.
@@ -277,25 +357,30 @@ class _Look:
             groups=counts,
             retriable=retriable,
             held_back=counts[GroupState.PLANNED] > 0 and going == 0,
+            held_queued=sum(self._is_held(board, step, group) for group in groups),
+            paused=planned and board.campaign.pause(step) is not None,
         )
+
+    def _is_held(self, board: Board, step: str, group: GroupView) -> bool:
+        """Whether a group is in the queue and will not be taken from it by itself."""
+        attempt = group.attempt
+        if attempt is None or attempt.state is not State.QUEUED:
+            return False
+        singly = attempt.by_person and attempt.backfill is None
+        holds = self.holding[group.step.site].holds(board, step)
+        return bool(stopped([hold for hold in holds if hold.news], group.group.name, singly=singly))
 
     def _by_themselves(self, board: Board, step: str) -> tuple[int, int]:
         """Count the failed and the planned groups of which an attempt would be requested were all slots free."""
         plan = board.plans.get(step)
-        if plan is None:
+        if plan is None or step not in board.active:
             return 0, 0
-        rules = board.campaign.spec.settings(step)
-        failed = planned = 0
-        for site in plan.sites:
-            id_ = StepId(board.name, step, site)
-            names = [group.name for group in plan.at(site)]
-            chosen = choose_groups(
-                names, self.index.latest(id_), room=len(names), scouts=rules.scouts, retries=rules.retry.max
-            )
-            again = sum(number > 1 for _, number in chosen)
-            failed += again
-            planned += len(chosen) - again
-        return failed, planned
+        sites = [self.holding[site] for site in plan.sites]
+        turns = [turn for site in sites for turn in (*answered(site, board, [step]), *due(site, board, [step]))]
+        # A group that was cancelled and released gets an attempt too, and has not failed.
+        latest = [self.index.of_step(StepId.from_tag(turn.step)).get(turn.group) for turn in turns]
+        again = sum(attempt is not None and attempt.state is State.FAILED for attempt in latest)
+        return again, len(turns) - again
 
     def _failures(self, groups: Iterable[GroupView]) -> tuple[Failure, ...]:
         bad = [(each, each.attempt) for each in groups if each.state in (GroupState.FAILED, GroupState.HELD)]
@@ -307,7 +392,7 @@ class _Look:
                 state=each.state,
                 attempt=attempt.id.number,
                 run_id=attempt.run_id,
-                cause=end_message(self.instance, attempt.run_id),
+                cause=" ".join(filter(None, [_held(each), end_message(self.instance, attempt.run_id)])),
             )
             for each, attempt in first
             if attempt is not None

@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TextIO
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
+from cm_dagster.control.dispatch import take_again, take_queued
+from cm_dagster.control.floor import Floor
 from cm_dagster.control.health import read_health
+from cm_dagster.control.lifeline import living, tidy
 from cm_dagster.control.site import Site
-from cm_dagster.crashpoints import crash_point
-from cm_dagster.ledger.attempts import UNFINISHED, Attempt, index_of
+from cm_dagster.control.waiting import put_off, wait_of
+from cm_dagster.ledger.attempts import UNFINISHED, Attempt
 from cm_dagster.ledger.refusal import turn_away
-from cm_dagster.policy.dispatch import Waiting, order_waiting
-from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
+from cm_dagster.ledger.stuck import queue_stuck
+from cm_dagster.policy.states import SHOWN_AS, RunStatus
 
-__all__ = ["Batch", "batches", "hold_life_line", "in_work"]
+__all__ = ["Batch", "batches", "in_work"]
 
-_START = 60.0
-"""Seconds within which the worker of a started run must hold its life line."""
 _AGAIN = 60.0
 """Seconds after which the same attempts may be handed out again."""
-
-_held: list[TextIO] = []
+_REMEMBERED = timedelta(days=1)
+"""How long an attempt is handed out alone after a run that held it has died."""
+_DEAD = 200
+"""Most dead runs of a job that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -54,38 +58,6 @@ class Batch:
         return [run_id for op in config["ops"].values() for run_id in op["config"]["attempts"]]
 
 
-def _life_line(site: Site, run_id: str) -> Path:
-    return site.area / "_runs" / run_id
-
-
-def hold_life_line(site: Site, run_id: str) -> None:
-    """Hold a lock until this process ends, by which others see that it lives.
-
-    Dagster's default launcher does not notice when a worker dies together with its code server; the kernel does.
-    """
-    path = _life_line(site, run_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{run_id}")
-    file = draft.open("a")
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    draft.rename(path)  # now: nobody must meet it unlocked
-    _held.append(file)
-
-
-def _is_dead(site: Site, record: dg.RunRecord) -> bool:
-    """Whether the worker of a started run is gone."""
-    if record.dagster_run.status is not dg.DagsterRunStatus.STARTED:
-        return False
-    try:
-        with _life_line(site, record.dagster_run.run_id).open() as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except FileNotFoundError:
-        return time.time() - (record.start_time or time.time()) > _START
-    return True
-
-
 def in_work(instance: dg.DagsterInstance, site: Site, job: str) -> set[str]:
     """Attempts that unfinished runs of a job hold; runs whose worker died are reported as failed first.
 
@@ -98,38 +70,81 @@ def in_work(instance: dg.DagsterInstance, site: Site, job: str) -> set[str]:
     job
         Name of a job whose op takes ``attempts``.
     """
-    busy: set[str] = set()
-    for record in instance.get_run_records(dg.RunsFilter(job_name=job, statuses=UNFINISHED)):
-        run = record.dagster_run
-        if _is_dead(site, record):
-            now = instance.get_run_by_id(run.run_id)
-            if now and not now.is_finished:
-                instance.report_run_failed(now, "Its process is gone. Its attempts are taken up by another run.")
-                crash_point("queue.dead-reported")
-        else:
-            busy.update(Batch.attempts(run))
-    return busy
+    records = instance.get_run_records(dg.RunsFilter(job_name=job, statuses=UNFINISHED))
+    return {run_id for record in living(instance, site, records) for run_id in Batch.attempts(record.dagster_run)}
 
 
 def batches(instance: dg.DagsterInstance, site: Site, job: str) -> list[Batch]:
     """Choose the attempts to submit at a site now, in batches of the site's size.
 
     Attempts that are in the site's hands without a workflow (their submission was interrupted, or its outcome is
-    unknown) come first; they hold their slots already.
+    unknown) come first; they hold their slots already. One that waits is left out until its time has come.
     """
+    tidy(instance, site)
+    queue_stuck(instance, site.name)
     if not read_health(instance, [site.name])[site.name].answers:
         return []  # no look-up is possible; the watch sensor says when the WMS is back
     busy = in_work(instance, site, job)
-    attempts = index_of(instance).open_at(site.name)
-    lost = [a.run_id for a in attempts if _in_hands(a) and not a.wms_id and a.run_id not in busy]
+    floor = Floor(instance, site.name, site.spec, busy)
+    attempts = floor.open
+    free = [a for a in attempts if a.run_id not in busy and not a.wms_id and (_in_hands(a) or _waits(a))]
+    alone, held = _after_deaths(instance, site, job, free)
+    held |= {a.run_id for a in free if not _is_due(a)}
+    lost = [a for a in free if _in_hands(a) and a.run_id not in held]
     going = [a for a in attempts if _in_hands(a) or a.run_id in busy]
-    waiting = [_waiting(a) for a in attempts if a.state is State.QUEUED and a.run_id not in busy]
-    _turn_away_twins(instance, waiting=[a for a in attempts if a.state is State.QUEUED], going=going)
-    taken = [(a.id.step.tag, a.id.group) for a in going]
-    chosen = order_waiting(waiting, busy=taken, room=site.spec.limits.in_flight - len(going))
-    run_ids = lost + [attempt.run_id for attempt in chosen]
-    size = site.spec.submit.batch
-    return [Batch.of(run_ids[i : i + size]) for i in range(0, len(run_ids), size)]
+    _turn_away_twins(instance, waiting=[a for a in attempts if _waits(a)], going=going)
+    taken = {(a.id.step, a.id.group) for a in going}
+    waiting = [a for a in free if _waits(a) and a.run_id not in held and (a.id.step, a.id.group) not in taken]
+    again = take_again(floor, lost)
+    return _batched(again + take_queued(floor, waiting), alone, site.spec.submit.batch)
+
+
+def _batched(run_ids: Iterable[str], alone: set[str], size: int) -> list[Batch]:
+    """Put attempts into batches, in order; some of them go alone, after the others."""
+    together = [run_id for run_id in run_ids if run_id not in alone]
+    batches_ = [Batch.of(together[i : i + size]) for i in range(0, len(together), size)]
+    return batches_ + [Batch.of([run_id]) for run_id in run_ids if run_id in alone]
+
+
+def _is_due(attempt: Attempt) -> bool:
+    wait = wait_of(attempt)
+    return wait is None or wait.is_due(time.time())
+
+
+def _after_deaths(
+    instance: dg.DagsterInstance, site: Site, job: str, attempts: Iterable[Attempt]
+) -> tuple[set[str], set[str]]:
+    """Find the attempts whose submission died: any of a batch may have killed it, so each is tried alone.
+
+    Returns
+    -------
+    alone, held
+        Runs of the attempts that go alone, and of those on which one run after another died, so that they wait now.
+    """
+    dead = _dead_runs(instance, job)
+    alone, held = {a.run_id for a in attempts if a.run_id in dead}, set()
+    for attempt in attempts:
+        runs, wait = dead.get(attempt.run_id, []), wait_of(attempt)
+        if not runs or (len(runs) == 1 and wait is None):
+            continue
+        last = runs[0].dagster_run.run_id
+        if wait is None or (last not in wait.cause and (runs[0].end_time or 0.0) > wait.last):
+            put_off(instance, site, attempt, f"the process that submits it died again and again, last with run {last}")
+            held.add(attempt.run_id)
+    return alone, held
+
+
+def _dead_runs(instance: dg.DagsterInstance, job: str) -> dict[str, list[dg.RunRecord]]:
+    """Give the runs of a job that died lately, the latest first, by the attempts that they held."""
+    failed = [dg.DagsterRunStatus.FAILURE]
+    wanted = dg.RunsFilter(job_name=job, statuses=failed, updated_after=datetime.now(UTC) - _REMEMBERED)
+    found: dict[str, list[dg.RunRecord]] = defaultdict(list)
+    for record in instance.get_run_records(wanted, limit=_DEAD):
+        # One that failed by itself has said why, on its attempts.
+        if record.dagster_run.tags.get("dagster/failure_reason") != "STEP_FAILURE":
+            for run_id in Batch.attempts(record.dagster_run):
+                found[run_id].append(record)
+    return found
 
 
 def _turn_away_twins(instance: dg.DagsterInstance, *, waiting: list[Attempt], going: list[Attempt]) -> None:
@@ -144,16 +159,10 @@ def _turn_away_twins(instance: dg.DagsterInstance, *, waiting: list[Attempt], go
             )
 
 
+def _waits(attempt: Attempt) -> bool:
+    """Whether it is in the queue: one on its way there, taken now, would be put back by the coordinator."""
+    return attempt.run.status is dg.DagsterRunStatus.QUEUED
+
+
 def _in_hands(attempt: Attempt) -> bool:
     return SHOWN_AS[attempt.state] is RunStatus.STARTED
-
-
-def _waiting(attempt: Attempt) -> Waiting:
-    return Waiting(
-        run_id=attempt.run_id,
-        step=attempt.id.step.tag,
-        group=attempt.id.group,
-        by_person=attempt.by_person,
-        priority=attempt.priority,
-        since=attempt.created,
-    )

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
+from cm_dagster.control.again import Failed, failed
 from cm_dagster.control.health import Health
-from cm_dagster.control.history import Cause, iso, retried_after, run_cause
+from cm_dagster.control.history import Cause, iso, retried_after
 from cm_dagster.control.steps import Board, accepted, collected_key, inputs_key, read_chained
+from cm_dagster.control.waiting import GroupWait, waits_text
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import AttemptIndex
 from cm_dagster.plan.names import StepId
+from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.progress import StepFacts, StepState
 from cm_dagster.policy.states import GroupState
 
 __all__ = ["Action", "failed_action", "reason_for"]
-
-_ENDED_BADLY = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,15 @@ class Action:
     what: str
     """What it makes, for a sentence."""
     cause: Cause
-    failed: bool
-    """Whether it has ended; if not, it tries again by itself."""
-    remedy: str
-    """What to do in the UI once the cause is gone."""
+    remedy: str = ""
+    """What to do in the UI once the cause is gone; empty if nothing need be done."""
+    wait: Wait | None = None
+    """When it is asked for again, if it has ended; it goes on by itself if it has not."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether nothing happens before a person has done something."""
+        return bool(self.remedy)
 
 
 def failed_action(instance: dg.DagsterInstance, board: Board, step: str, index: AttemptIndex) -> Action | None:
@@ -55,40 +61,40 @@ def failed_action(instance: dg.DagsterInstance, board: Board, step: str, index: 
     """
     plan = board.plans.get(step)
     if plan is None:
-        return _of_asset(instance, inputs_key(board.name, step), f"the inputs of {step}")
+        return _of_asset(instance, board, inputs_key(board.name, step), f"the inputs of {step}")
+    # First: at the home site it chains the last groups as well.
+    if collecting := _of_asset(instance, board, collected_key(board.name, step), f"collecting {step}"):
+        return collecting
     ids = [StepId(board.name, step, site) for site in plan.sites]
     chained = read_chained(instance, ids)
-    for id_ in ids:
-        if chained.get(id_.tag) != accepted(index, id_):
-            return _of_chain(instance, id_)
-    return _of_asset(instance, collected_key(board.name, step), f"collecting {step}")
+    behind = [id_ for id_ in ids if chained.get(id_.tag) != accepted(index, id_)]
+    return next((found for id_ in behind if (found := _of_chain(instance, board, id_))), None)
 
 
-def _of_asset(instance: dg.DagsterInstance, key: dg.AssetKey, what: str) -> Action | None:
-    records = instance.get_asset_records([key])
-    run_id = records[0].asset_entry.last_run_id if records else None
-    run = instance.get_run_by_id(run_id) if run_id else None
-    if run is None:
+def _of_asset(instance: dg.DagsterInstance, board: Board, key: dg.AssetKey, what: str) -> Action | None:
+    run_id = board.last_runs.get(key)
+    record = instance.get_run_record_by_id(run_id) if run_id else None
+    if record is None:
         return None
-    if _is_over(run):
+    if record.dagster_run.is_finished:
         remedy = f"materialize {'/'.join(key.path)} in the UI when that is put right"
-        return Action(what, run_cause(instance, run, key), True, remedy)
-    again = None if run.is_finished else retried_after(instance, run, key)
-    return Action(what, again, False, "") if again else None
+        return _action(what, failed(instance, record, board.campaign, key), remedy)
+    again = retried_after(instance, record.dagster_run, key)
+    return Action(what, again) if again else None
 
 
-def _is_over(run: dg.DagsterRun) -> bool:
-    """Whether a run ended badly, and Dagster will not launch it again by itself."""
-    return run.status in _ENDED_BADLY and run.tags.get("dagster/will_retry") != "true"
-
-
-def _of_chain(instance: dg.DagsterInstance, step: StepId) -> Action | None:
+def _of_chain(instance: dg.DagsterInstance, board: Board, step: StepId) -> Action | None:
     wanted = dg.RunsFilter(job_name=f"chain_{step.site}", tags={tags.STEP: step.tag})
-    runs = instance.get_runs(wanted, limit=1)
-    if not runs or not _is_over(runs[0]):
+    records = instance.get_run_records(wanted, limit=1)
+    found = failed(instance, records[0], board.campaign) if records else None
+    remedy = f"re-execute run {found.run_id} in the UI when that is put right" if found else ""
+    return _action(f"chaining {step.step} at {step.site}", found, remedy)
+
+
+def _action(what: str, found: Failed | None, remedy: str) -> Action | None:
+    if found is None:
         return None
-    remedy = f"re-execute run {runs[0].run_id} in the UI when that is put right"
-    return Action(f"chaining {step.step} at {step.site}", run_cause(instance, runs[0]), True, remedy)
+    return Action(what, found.cause, "" if found.wait else remedy, found.wait)
 
 
 def reason_for(
@@ -100,6 +106,8 @@ def reason_for(
     needs: Mapping[str, StepState],
     action: Action | None,
     deaf: Mapping[str, Health],
+    waits: Sequence[GroupWait] = (),
+    holds: Sequence[str] = (),
 ) -> str:
     """Say why a step waits or is blocked; empty if all is well.
 
@@ -119,6 +127,10 @@ def reason_for(
         What is wrong with the run that it waits for.
     deaf
         Sites whose WMS does not answer about groups in flight.
+    waits
+        Groups that wait for something to pass.
+    holds
+        What keeps groups from going.
     """
     name = board.name
     if state is StepState.DONE:
@@ -129,18 +141,23 @@ def reason_for(
         return "waits for " + ", ".join(f"{need} ({word})" for need, word in needs.items() if word != StepState.DONE)
     if state is StepState.GATED:
         return f"waits for a sign-off: cm campaign sign-off {name} {step} --reason TEXT"
-    if action is not None:
+    if action is not None and facts.groups.get(GroupState.ACCEPTED, 0) == sum(facts.groups.values()):
         return _action_text(action)
     if state is StepState.PLANNING:
         return "its inputs are being checked and its groups made"
     if state is StepState.FINISHING:
         return "all groups are accepted; they are being chained and collected"
-    parts = [
-        f"the WMS of {site} has not answered since {iso(entry.since)}: {entry.cause}" for site, entry in deaf.items()
-    ]
+    parts = [_deaf_text(site, entry) for site, entry in deaf.items()] + waits_text(waits)
+    if action is not None:
+        parts.append(_action_text(action))
     if not board.campaign.started:
         parts.append(_not_started(name))
-    return "; ".join([*parts, *_groups_text(board, step, state, facts)])
+    return "; ".join([*parts, *holds, *_groups_text(board, step, facts)])
+
+
+def _deaf_text(site: str, health: Health) -> str:
+    asked = f" (asked {health.asked} times, last at {iso(health.last)})" if health.asked > 1 else ""
+    return f"the WMS of {site} has not answered since {iso(health.since)}{asked}: {health.cause}"
 
 
 def _not_started(name: str) -> str:
@@ -148,13 +165,15 @@ def _not_started(name: str) -> str:
 
 
 def _action_text(action: Action) -> str:
+    if action.wait is not None:
+        return f"waits: {action.what} failed: {action.wait}"
     if not action.failed:
         return f"{action.what}: tried again by itself after: {action.cause.text}"
     todo = f"{action.cause.advice}; {action.remedy}" if action.cause.advice else action.remedy
     return f"{action.what} failed: {action.cause.text}. What to do: {todo}"
 
 
-def _groups_text(board: Board, step: str, state: StepState, facts: StepFacts) -> list[str]:
+def _groups_text(board: Board, step: str, facts: StepFacts) -> list[str]:
     failed, held = facts.groups.get(GroupState.FAILED, 0), facts.groups.get(GroupState.HELD, 0)
     parts = []
     if stuck := failed - facts.retriable:
@@ -165,10 +184,6 @@ def _groups_text(board: Board, step: str, state: StepState, facts: StepFacts) ->
         parts.append(f"{count_of(held, 'group')} held")
     if not parts:
         return []
-    if facts.held_back and state is StepState.BLOCKED:
-        parts.append(
-            f"{count_of(facts.groups[GroupState.PLANNED], 'planned group')} held back until the scouts are good"
-        )
     what = f"cm group list {board.name} --step {step} --state {'failed' if failed else 'held'}"
     return [f"{', '.join(parts)}: {what}"] if stuck or held else parts
 

@@ -25,6 +25,8 @@ class Board:
     plans: Mapping[str, Plan] = field(default_factory=dict)
     """Plans of the steps whose inputs are ready."""
     collected: frozenset[str] = frozenset()
+    last_runs: Mapping[dg.AssetKey, str] = field(default_factory=dict)
+    """The latest run that was to make the inputs of a step, or to collect it."""
 
     @property
     def name(self) -> str:
@@ -85,10 +87,16 @@ def load_boards(instance: dg.DagsterInstance, names: Iterable[str] | None = None
     }
     records = instance.get_asset_records(list(keys.values())) if keys else []
     made = {r.asset_entry.asset_key: r.asset_entry.last_materialization_storage_id for r in records}
-    return [_board(instance, each, made) for each in wanted]
+    runs = {r.asset_entry.asset_key: r.asset_entry.last_run_id for r in records if r.asset_entry.last_run_id}
+    return [_board(instance, each, made, runs) for each in wanted]
 
 
-def _board(instance: dg.DagsterInstance, campaign: Campaign, made: Mapping[dg.AssetKey, int | None]) -> Board:
+def _board(
+    instance: dg.DagsterInstance,
+    campaign: Campaign,
+    made: Mapping[dg.AssetKey, int | None],
+    runs: Mapping[dg.AssetKey, str],
+) -> Board:
     name = campaign.spec.campaign
     plans = {}
     for step in campaign.spec.order():
@@ -97,7 +105,8 @@ def _board(instance: dg.DagsterInstance, campaign: Campaign, made: Mapping[dg.As
         if plan:
             plans[step] = plan
     collected = (step for step in campaign.spec.steps if made.get(collected_key(name, step)))
-    return Board(campaign, plans, frozenset(collected))
+    own = {key: run_id for key, run_id in runs.items() if key.path[0] == name}
+    return Board(campaign, plans, frozenset(collected), own)
 
 
 def _plan(instance: dg.DagsterInstance, campaign: str, step: str, version: int) -> Plan | None:

@@ -10,12 +10,16 @@ twice or lost, also when a person terminates the attempt at any moment:
    is not "not found": the attempt waits;
 5. submit; an outcome that is not certain leads back to 4 in a later run;
 6. record the id beside the claim and on the run; ask again whether anybody wants it cancelled.
+
+What fails by something that passes (the Butler away, the disk full) is not the attempt's fault: it waits, longer each
+time, and fails only when the site's patience has an end. What fails for good fails the attempt, with its cause.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -23,22 +27,27 @@ import dagster as dg
 
 from cm_dagster.control.claim import Taken, take
 from cm_dagster.control.health import write_health
-from cm_dagster.control.queue import hold_life_line
+from cm_dagster.control.history import iso
+from cm_dagster.control.lifeline import hold_life_line
+from cm_dagster.control.redo import check_rescued
+from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
+from cm_dagster.control.twins import cancel_twins, oldest_first
+from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
+from cm_dagster.ledger.attempts import read_attempt
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import AttemptId, step_input
 from cm_dagster.plan.render import bps_config
+from cm_dagster.policy.backoff import Wait
+from cm_dagster.policy.rules import Fault
 from cm_dagster.policy.states import State
 from cm_dagster.services.submitter import Prepared, SubmitOutcome, SubmitResult, next_try, read_result
 from cm_dagster.spec import CampaignSpec
 
 __all__ = ["Submission", "submit"]
-
-_TRIES = 5
-"""Most tries of one attempt whose submission fails by something that passes."""
 
 
 @dataclass
@@ -48,7 +57,7 @@ class Submission:
     submitted: int = 0
     """Attempts whose workflow is at the WMS now."""
     waiting: int = 0
-    """Attempts that a later run takes up: the WMS did not answer, or the outcome is not certain."""
+    """Attempts that a later run takes up: the WMS did not answer, the outcome is not certain, or what failed passes."""
     errors: list[str] = field(default_factory=list)
     """Faults that are not an attempt's own; those are shown on the attempts."""
 
@@ -71,9 +80,13 @@ def submit(
     log
         Where to say what is done.
     """
-    hold_life_line(site, submit_run)
+    batch = _Batch(instance, site, submit_run, log)
+    try:
+        hold_life_line(site, submit_run)
+    except OSError as error:  # without it this run would be taken for dead
+        return batch.put_off(run_ids, error)
     crash_point("submit.begun")
-    return _Batch(instance, site, submit_run, log).go(run_ids)
+    return batch.go(run_ids)
 
 
 class _Batch:
@@ -94,25 +107,57 @@ class _Batch:
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
-            # The submitting processes hold the locks too: should this process die, nobody else begins before they end.
-            for result in self.site.submitter.submit(batch, pass_fds=[each.lock for each in fresh.values()]):
-                with self._apart(result.attempt.workflow):
-                    self._record_result(fresh[result.attempt], result)
+            self._send(batch, fresh)
         return self.done
 
+    def put_off(self, run_ids: Iterable[str], error: OSError) -> Submission:
+        """Let attempts wait, since the submit area can't be written or no process started."""
+        self.log.warning("%s", error)
+        for run_id in run_ids:
+            self._put_off(run_id, str(error))
+        return self.done
+
+    def _send(self, batch: Sequence[Prepared], fresh: Mapping[AttemptId, Taken]) -> None:
+        """Submit what is prepared, and record how it went."""
+        left = [fresh[each.attempt] for each in batch]
+        # The submitting processes hold the locks too: should this process die, nobody else begins before they end.
+        locks = [each.lock for each in fresh.values()]
+        try:
+            for result in self.site.submitter.submit(batch, pass_fds=locks):
+                one = fresh[result.attempt]
+                left.remove(one)
+                with self._apart(result.attempt.workflow, one.attempt.run_id):
+                    self._record_result(one, result)
+        except OSError as error:  # what it has sent, if anything, the files of the tries and the WMS tell
+            self.put_off([one.attempt.run_id for one in left], error)
+
     @contextmanager
-    def _apart(self, name: str) -> Iterator[None]:
+    def _apart(self, name: str, run_id: str) -> Iterator[None]:
         """Keep the fault of one attempt from stopping the others; a later run takes the attempt up again."""
         try:
             yield
         except LedgerError as error:
             self.log.info("%s: %s", name, error)
         except Exception as error:
-            self.log.exception("%s", name)
-            self.done.errors.append(f"{name}: {error}")
+            if isinstance(error, OSError) or (isinstance(error, CmError) and error.transient):
+                self.log.warning("%s: %s", name, error)
+            else:
+                self.log.exception("%s", name)
+                self.done.errors.append(f"{name}: {error}")
+            self._put_off(run_id, str(error))
+
+    def _put_off(self, run_id: str, cause: str) -> None:
+        """Let an attempt wait that is still to be submitted."""
+        self.done.waiting += 1
+        try:
+            attempt = read_attempt(self.instance, run_id)
+            if attempt and attempt.is_open and attempt.state is not State.CANCELLING and not attempt.wms_id:
+                put_off(self.instance, self.site, attempt, cause)
+        except Exception:  # the ledger itself is away; without it nothing holds the attempt back
+            self.log.exception("run %s: it can't be written that it waits", run_id)
 
     def _take(self, run_id: str, locks: ExitStack) -> Taken | None:
-        with self._apart(f"run {run_id}"):
+        with self._apart(f"run {run_id}", run_id):
             return take(self.instance, self.site, run_id, locks)
         return None
 
@@ -131,7 +176,7 @@ class _Batch:
         fresh = []
         for each in taken:
             name = each.attempt.id.workflow
-            with self._apart(name):
+            with self._apart(name, each.attempt.run_id):
                 if not self._settled(each, found.get(name, [])):
                     fresh.append(each)
         return fresh
@@ -141,46 +186,50 @@ class _Batch:
         known = taken.claims.recorded(taken.attempt.id.number)
         left = read_result(taken.attempt.id, taken.folder)
         if known:
-            self._record(taken, known["wms_id"], known["submit_dir"], "recorded before")
-        elif found:
-            submit_dir = str(left.submit_dir) if left and left.submit_dir else ""
-            self._adopt(taken, sorted(found, key=_age), submit_dir)
+            self._adopt(taken, found, known["wms_id"], known["submit_dir"], "recorded before")
         elif left and left.outcome is SubmitOutcome.SUBMITTED:
-            self._record(taken, left.wms_id or "", str(left.submit_dir), "submitted before")
+            self._adopt(taken, found, left.wms_id or "", str(left.submit_dir), "submitted before")
+        elif found:
+            own = oldest_first(found)[0]
+            report = self.site.wms.report_one(own, self.site.spec.wms.history)
+            submit_dir = (report and report.path) or (str(left.submit_dir) if left and left.submit_dir else "")
+            self._adopt(taken, found, own, submit_dir, "found by name")
         elif not taken.new and taken.idle() < self.site.spec.wms.settle:
             self.log.info("%s: wait, the WMS may not show it yet", taken.attempt.id.workflow)
             self.done.waiting += 1
         elif not taken.new and events.cancel_asked(self.instance, taken.attempt.run_id):
             message = "Cancelled before submission; nothing was submitted."
             events.cancelled(self.instance, taken.attempt.run_id, message, swept=True)
-        elif left and left.outcome is SubmitOutcome.FAILED:
-            return self._failed(taken, left)
         else:
-            return False
+            if taken.attempt.state is State.UNKNOWN:
+                events.set_state(self.instance, taken.attempt, State.CLAIMED)  # it is known now: the WMS has nothing
+            return left is not None and self._given_up(taken, left)
         return True
 
-    def _adopt(self, taken: Taken, found: Sequence[str], submit_dir: str) -> None:
-        """Take the oldest workflow of the attempt's name for its own, and cancel its twins."""
-        own, twins = found[0], found[1:]
-        for twin in twins:
-            end = self._cancel_twin(twin)
-            crash_point("adopt.twin-cancelled")
-            message = f"ALARM: the WMS had a second workflow of this name, {twin}; {end}, {own} stays."
-            events.note(self.instance, taken.attempt.run, message)
-        report = self.site.wms.report_one(own, self.site.spec.wms.history)
-        self._record(taken, own, (report and report.path) or submit_dir, "found by name")
+    def _given_up(self, taken: Taken, left: SubmitResult) -> bool:
+        """Fail an attempt of which nothing is at the WMS, if it is not to be tried again."""
+        if left.outcome is SubmitOutcome.FAILED and not (left.error and left.error.transient):
+            self._fail(taken, str(left.error))
+            return True
+        wait = wait_of(taken.attempt)
+        if left.outcome is SubmitOutcome.FAILED or wait is None or wait.lasts(time.time()) < self._patience:
+            return False
+        self._give_up(taken, wait.cause, wait)
+        return True
 
-    def _cancel_twin(self, twin: str) -> str:
-        try:
-            self.site.wms.cancel(twin)
-        except WmsError as error:
-            if error.transient:
-                raise
-            return f"it can't be cancelled ({error.cause})"  # it has ended
-        return "it was cancelled"
+    @property
+    def _patience(self) -> float:
+        """Seconds for which an attempt is tried again."""
+        return self.site.spec.submit.patience * 3600.0
+
+    def _adopt(self, taken: Taken, found: Sequence[str], own: str, submit_dir: str, how: str) -> None:
+        """Take a workflow for the attempt's own, and cancel the others of its name."""
+        twins = [wms_id for wms_id in oldest_first(found) if wms_id != own]
+        cancel_twins(self.instance, self.site, taken.attempt, own, twins, self.log)
+        self._record(taken, own, submit_dir, how)
 
     def _prepare(self, taken: Taken) -> Prepared | None:
-        """Write the files of a try; what can't be written fails its attempt."""
+        """Write the files of a try; what can't be rendered fails its attempt, a full disk does not."""
         attempt = taken.attempt
         id_ = attempt.id
         try:
@@ -195,10 +244,16 @@ class _Batch:
                 paths,
                 inputs=step_input(spec.butler.output, id_.step.step),
                 operator=self.site.operator,
+                rescued=check_rescued(self.site, spec, attempt),
+                memory=attempt.recipe.memory,
             )
             return self.site.submitter.prepare(id_, config, paths, spec.stack)
-        except CmError as error:
-            events.fail(self.instance, attempt, f"Not submitted: {error}")
+        except (CmError, OSError) as error:
+            if isinstance(error, OSError) or error.transient:
+                self._put_off(attempt.run_id, str(error))
+            else:
+                with self._apart(id_.workflow, attempt.run_id):
+                    self._fail(taken, str(error))
             return None
 
     def _campaign(self, id_: AttemptId) -> CampaignSpec:
@@ -221,27 +276,37 @@ class _Batch:
         if result.outcome is SubmitOutcome.SUBMITTED:
             self._record(taken, result.wms_id or "", str(result.submit_dir), f"submitted in {result.wall:.1f} s")
         elif result.outcome is SubmitOutcome.FAILED:
-            if not self._failed(taken, result):
-                self.done.waiting += 1
+            self._failed(taken, result)
         else:
             self.done.waiting += 1
             events.set_state(self.instance, taken.attempt, State.UNKNOWN)
-            events.note(
-                self.instance,
-                taken.attempt.run,
-                f"It is not known whether the WMS has the workflow: {result.error}. It will be asked.",
-            )
+            cause = f"it is not known whether the WMS has the workflow ({result.error}); it will be asked"
+            put_off(self.instance, self.site, taken.attempt, cause, at_least=self.site.spec.wms.settle)
 
-    def _failed(self, taken: Taken, result: SubmitResult) -> bool:
-        """Fail an attempt of which nothing was sent; returns False if it is to be tried again."""
-        error = result.error
-        tries = next_try(taken.folder).number - 1
-        if error is not None and error.transient and tries < _TRIES:
-            self.log.warning("%s: try %d: %s; it is tried again", taken.attempt.id.workflow, tries, error)
-            return False
-        folder = dg.MetadataValue.path(str(taken.folder))
-        events.fail(self.instance, taken.attempt, f"Not submitted: {error}", {"folder": folder, **self._link()})
-        return True
+    def _failed(self, taken: Taken, result: SubmitResult) -> None:
+        """Fail an attempt of which nothing was sent, or let it wait if that passes."""
+        error, attempt = result.error, taken.attempt
+        if error is None or not error.transient:
+            self._fail(taken, str(error))
+            return
+        wait = longer(self.site, wait_of(attempt), str(error), attempt.run_id)
+        if wait.lasts(time.time()) >= self._patience:
+            self._give_up(taken, str(error), wait)
+            return
+        self.log.warning("%s: %s", attempt.id.workflow, wait)
+        self.done.waiting += 1
+        events.wait(self.instance, attempt, wait)
+
+    def _give_up(self, taken: Taken, cause: str, wait: Wait) -> None:
+        end = f"given up after {wait.tries} tries since {iso(wait.since)}"
+        # What has not passed in all that time is no case for the rules on what passes.
+        self._fail(taken, f"{cause}; {end}", end)
+
+    def _fail(self, taken: Taken, cause: str, text: str = "") -> None:
+        """Fail an attempt of which nothing was sent; the error rules say what follows."""
+        metadata = {"folder": dg.MetadataValue.path(str(taken.folder)), **self._link()}
+        fault = Fault(texts=(text or cause,))
+        end_badly(self.instance, self.site, taken.attempt, BadEnd(f"Not submitted: {cause}.", metadata, (fault,)))
 
     def _link(self) -> events.Metadata:
         return {"submit run": dg.MetadataValue.dagster_run(self.submit_run)}
@@ -251,7 +316,10 @@ class _Batch:
         crash_point("record.begun")
         attempt = taken.attempt
         output_run = attempt.id.run(self._campaign(attempt.id).butler.output)
-        taken.claims.record(attempt.id.number, {"wms_id": wms_id, "submit_dir": submit_dir, "run": attempt.run_id})
+        try:
+            taken.claims.record(attempt.id.number, {"wms_id": wms_id, "submit_dir": submit_dir, "run": attempt.run_id})
+        except OSError as error:  # the run has it too
+            self.log.warning("%s: workflow %s is not recorded beside its claim: %s", attempt.id.workflow, wms_id, error)
         crash_point("record.claim")
         events.submitted(
             self.instance,
@@ -272,11 +340,3 @@ class _Batch:
             crash_point("record.cancelled")
             self.site.wms.cancel(wms_id)
             events.cancelled(self.instance, attempt.run_id, "", swept=True)
-
-
-def _age(wms_id: str) -> tuple[float, str]:
-    """Sort ids by age: they grow at every WMS that numbers them."""
-    try:
-        return float(wms_id), wms_id
-    except ValueError:
-        return float("inf"), wms_id

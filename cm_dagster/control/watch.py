@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import dagster as dg
 
-from cm_dagster.control.claim import idle
-from cm_dagster.control.health import read_health, write_health, write_progress
+from cm_dagster.control.cancel import cancel
+from cm_dagster.control.health import Progress, read_health, read_progress, write_health, write_progress
 from cm_dagster.control.judge import settle
 from cm_dagster.control.queue import Batch, in_work
 from cm_dagster.control.site import Site
+from cm_dagster.control.twins import cancel_twins
+from cm_dagster.control.waiting import longer, wait_of
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import WmsError
-from cm_dagster.ledger import events
+from cm_dagster.errors import ButlerError, ServiceError, WmsError
+from cm_dagster.ledger import campaigns, events
 from cm_dagster.ledger.attempts import Attempt, index_of
-from cm_dagster.ledger.claims import BusyError, Claims
-from cm_dagster.plan.names import group_folder
+from cm_dagster.ledger.claims import BusyError
+from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.judge import Outcome
 from cm_dagster.policy.states import State
-from cm_dagster.services.submitter import SubmitOutcome, read_result
 from cm_dagster.services.wms import WmsState, WorkflowReport
 
 __all__ = ["Seen", "watch"]
 
 _BUDGET = 20.0
-"""Seconds of a tick after which no more workflows are judged; the rest is for the next tick."""
+"""Seconds of a tick after which no more workflows are judged or cancelled; the rest is for the next tick."""
 _ASK_SINGLY = 20
 """Most workflows that are asked for one by one in a tick, since the WMS's list does not show them."""
 
@@ -39,6 +41,11 @@ _STATES = {
     WmsState.HELD: State.RUNNING,
     WmsState.UNKNOWN: State.UNKNOWN,
 }
+_CANCELLED = (State.CANCELLING, State.CANCELLED)
+_ALIVE = (WmsState.PENDING, WmsState.RUNNING, WmsState.HELD)
+_UNSEEN = "the WMS does not show workflow"
+_FAULT = "fault: "
+"""How the causes begin of waits for the WMS, and of those after our own faults; all others are for judgement."""
 
 
 @dataclass
@@ -80,7 +87,7 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
     except WmsError as error:
         health = write_health(instance, site.name, answers=False, cause=str(error))
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(health.since))
-        return Seen(f"{len(attempts)} in flight, unknown since {since}: {error}")
+        return Seen(f"{len(attempts)} in flight, unknown since {since}, asked {health.asked} times: {error}")
     write_health(instance, site.name, answers=True)
     crash_point("watch.listed")
     return _Look(instance, site, log, finalize_job, reports).at(attempts)
@@ -103,37 +110,134 @@ class _Look:
         self.finalize_job = finalize_job
         self.reports = reports
         self.end = time.monotonic() + _BUDGET
-        self.singly = _ASK_SINGLY
+        self.alive: dict[str, list[str]] = defaultdict(list)
+        for wms_id, report in reports.items():
+            if report.state in _ALIVE:
+                self.alive[report.name].append(wms_id)
         self.seen = Seen()
+        self.before = read_progress(instance, site.name)
         self.jobs: dict[str, dict[str, int]] = {}
+        self.waits: dict[str, Wait] = {}
+        self.asked: set[str] = set()
+        """Runs of the attempts whose workflow is asked for by its id."""
+        self.butlers: dict[str, ButlerError | None] = {}
+        """How the Butlers did in this tick, by repository."""
 
     def at(self, attempts: list[Attempt]) -> Seen:
-        """Look at each attempt."""
+        """Look at each attempt; those first that were to be judged first."""
         words: Counter[str] = Counter()
-        for attempt in attempts:
+        self.asked = self._choose(attempts)
+        for attempt in sorted(attempts, key=lambda a: wait.next if (wait := self._wait(a)) else 0.0):
             try:
                 words[self._one(attempt)] += 1
             except BusyError:
                 words["being submitted"] += 1
-            except Exception:  # one bad run must not stop all attempts of a site
+            except Exception as error:  # one bad run must not stop all attempts of a site
                 self.log.exception("%s (run %s)", attempt.id.workflow, attempt.run_id)
                 words["fault (see the log of this tick)"] += 1
+                self._put_off(attempt, f"{_FAULT}{type(error).__name__}: {error}", attempt.run_id)
         crash_point("watch.done")
-        write_progress(self.instance, self.site.name, self.jobs)
+        write_progress(self.instance, self.site.name, self.jobs, self.waits)
         self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
         return self.seen
 
+    # ------------------------------------------------------------------------------------------------- what waits
+
+    def _wait(self, attempt: Attempt) -> Wait | None:
+        return self.before.get(attempt.run_id, Progress()).wait
+
+    def _put_off(self, attempt: Attempt, cause: str, seed: str) -> None:
+        """Remember that something about an attempt failed, and when it is tried again."""
+        before = self._wait(attempt)
+        same = before is not None and before.tries > 0 and _is_unseen(before) == cause.startswith(_UNSEEN)
+        self.waits[attempt.run_id] = wait = longer(self.site, before if same else None, cause, seed)
+        self._keep_jobs(attempt)
+        if not same:  # the run's page tells when it began; `cm group show` how it goes on
+            events.note(self.instance, attempt.run, f"Waits: {wait}.")
+
+    def _keep(self, attempt: Attempt) -> None:
+        """Leave what is known of an attempt as it is."""
+        if wait := self._wait(attempt):
+            self.waits[attempt.run_id] = wait
+        self._keep_jobs(attempt)
+
+    def _keep_jobs(self, attempt: Attempt) -> None:
+        jobs = self.before.get(attempt.run_id, Progress()).jobs
+        if jobs and attempt.run_id not in self.jobs:
+            self.jobs[attempt.run_id] = dict(jobs)
+
+    def _choose(self, attempts: Iterable[Attempt]) -> set[str]:
+        """Choose the workflows to ask for by id: of those whose time has come, those that were not for longest."""
+        now = time.time()
+        due = [
+            (wait.last if wait else 0.0, attempt.run_id)
+            for attempt in attempts
+            if attempt.wms_id and attempt.wms_id not in self.reports and attempt.state not in _CANCELLED
+            for wait in [self._wait(attempt)]
+            if wait is None or wait.is_due(now)
+        ]
+        return {run_id for _, run_id in sorted(due)[:_ASK_SINGLY]}
+
+    # --------------------------------------------------------------------------------------------------- each one
+
     def _one(self, attempt: Attempt) -> str:
-        if attempt.state in (State.CANCELLING, State.CANCELLED):
-            return self._cancel(attempt)
+        if attempt.state in _CANCELLED:
+            if time.monotonic() > self.end:
+                return State.CANCELLING
+            return cancel(self.instance, self.site, attempt, self.reports, self.alive[attempt.id.workflow])
         if not attempt.wms_id:
             return "being submitted"
-        report = self._report(attempt)
+        wait = self._wait(attempt)
+        if wait and wait.cause.startswith(_FAULT) and not wait.is_due(time.time()):
+            self._keep(attempt)
+            return "waiting after a fault"
+        report = self.reports.get(attempt.wms_id)
         if report is None:
-            return self._now(attempt, State.UNKNOWN)
+            return self._unseen(attempt)
+        return self._shown(attempt, report)
+
+    def _shown(self, attempt: Attempt, report: WorkflowReport) -> str:
         self.jobs[attempt.run_id] = {str(state): count for state, count in report.jobs.items()}
         state = _STATES.get(report.state, State.ENDED)
-        return self._now(attempt, state) if state is not State.ENDED else self._ended(attempt, report)
+        if state is State.ENDED:
+            return self._ended(attempt, report)
+        if report.state in _ALIVE:
+            self._cancel_twins(attempt)
+        return self._now(attempt, state)
+
+    def _unseen(self, attempt: Attempt) -> str:
+        """Deal with a workflow that the WMS's list does not show: its id is asked for, less and less often."""
+        wait = self._wait(attempt)
+        if attempt.run_id not in self.asked:
+            self._keep(attempt)
+            # Lately it was known by its id: it is not listed for a reason of the WMS's own.
+            known = wait is not None and not (wait.tries and _is_unseen(wait))
+            return attempt.state if known else self._now(attempt, State.UNKNOWN)
+        try:
+            report = self.site.wms.report_one(attempt.wms_id, self.site.spec.wms.history)
+        except WmsError as error:
+            if not error.transient:
+                raise
+            self.log.warning("%s: %s", attempt.id.workflow, error)
+            self.asked.clear()  # it answers none of the others either
+            self._keep(attempt)
+            return f"{attempt.state}, not asked: the WMS does not answer"
+        if report is None:
+            self._put_off(attempt, f"{_UNSEEN} {attempt.wms_id}", attempt.run_id)
+            return self._now(attempt, State.UNKNOWN)
+        now = time.time()
+        if _STATES.get(report.state):
+            cause = f"{_UNSEEN} {attempt.wms_id} in its list"
+            self.waits[attempt.run_id] = Wait(cause, 0, now, now, now + self.site.spec.backoff.first)
+        return self._shown(attempt, report)
+
+    def _cancel_twins(self, attempt: Attempt) -> None:
+        """Cancel what runs beside a workflow that runs; where it has ended, a person may have restarted it."""
+        twins = [wms_id for wms_id in self.alive[attempt.id.workflow] if wms_id != attempt.wms_id]
+        try:
+            cancel_twins(self.instance, self.site, attempt, attempt.wms_id, twins, self.log)
+        except WmsError as error:
+            self.log.warning("%s: %s", attempt.id.workflow, error)
 
     def _now(self, attempt: Attempt, state: State) -> str:
         if state is not attempt.state:
@@ -141,24 +245,30 @@ class _Look:
             crash_point("watch.state")
         return state
 
-    def _report(self, attempt: Attempt) -> WorkflowReport | None:
-        """What the WMS says of a workflow; one that its list no longer shows is asked for by its id."""
-        report = self.reports.get(attempt.wms_id)
-        if report is None and self.singly > 0:
-            self.singly -= 1
-            report = self.site.wms.report_one(attempt.wms_id, self.site.spec.wms.history)
-        return report
-
     def _ended(self, attempt: Attempt, report: WorkflowReport) -> str:
         """Judge a workflow that has ended, unless its final job is being run again."""
+        if time.time() - attempt.restarted < self.site.spec.wms.settle:
+            self._keep(attempt)
+            return "restarted a moment ago"  # the WMS may still show its former end
         if time.monotonic() > self.end:
+            self._keep(attempt)
             return "waiting for judgement"
-        if attempt.state is State.FINALIZING and attempt.run_id in self.finalizing:
-            return State.FINALIZING
-        if attempt.state is not State.FINALIZING:
+        if attempt.state is State.FINALIZING:
+            wait = wait_of(attempt)
+            if attempt.run_id in self.finalizing or (wait and not wait.is_due(time.time())):
+                return State.FINALIZING
+        else:
             self._now(attempt, State.ENDED)
             attempt = replace(attempt, state=State.ENDED)
-        outcome = settle(self.instance, self.site, attempt, report)
+        repo = self.site.repo(campaigns.pick(self.campaigns, attempt.id.step.campaign).spec)
+        if not self._may_judge(attempt, repo):
+            return "waiting for the Butler, or for other files"
+        try:
+            outcome = settle(self.instance, self.site, attempt, report)
+        except (ServiceError, OSError) as error:
+            self._can_not_judge(attempt, repo, error)
+            return "waiting for the Butler, or for other files"
+        self.butlers.setdefault(repo, None)
         if outcome is Outcome.FINALIZE:
             self._now(attempt, State.FINALIZING)
             self.seen.finalize.append(attempt.run_id)
@@ -166,45 +276,34 @@ class _Look:
             self.jobs.pop(attempt.run_id, None)
         return outcome
 
+    def _may_judge(self, attempt: Attempt, repo: str) -> bool:
+        """Whether it is time to judge a workflow; one that answers for one workflow answers for all that wait."""
+        error, wait = self.butlers.get(repo), self._wait(attempt)
+        if error is not None:
+            self._can_not_judge(attempt, repo, error)
+            return False
+        if wait and not _is_unseen(wait) and not wait.is_due(time.time()) and repo not in self.butlers:
+            self._keep(attempt)
+            return False
+        return True
+
+    def _can_not_judge(self, attempt: Attempt, repo: str, error: ServiceError | OSError) -> None:
+        """Let an attempt wait for its judgement: what it has done is done, whatever is wrong with the Butler."""
+        if isinstance(error, ButlerError):
+            self.butlers[repo] = error
+        self.log.warning("%s can't be judged: %s", attempt.id.workflow, error)
+        self._put_off(attempt, f"it has ended and can't be judged: {error}", repo)
+
+    @cached_property
+    def campaigns(self) -> dict[str, campaigns.Campaign]:
+        """All campaigns."""
+        return campaigns.load_all(self.instance)
+
     @cached_property
     def finalizing(self) -> set[str]:
         """Attempts whose final job is being run again."""
         return in_work(self.instance, self.site, self.finalize_job)
 
-    def _cancel(self, attempt: Attempt) -> str:
-        """Cancel the workflow of an attempt that a person terminated."""
-        claims = Claims(group_folder(self.site.area, attempt.id.step, attempt.id.group))
-        with claims.locked():  # a submitter looks for the cancellation itself when it is done
-            ids = [attempt.wms_id] if attempt.wms_id else self._unrecorded(attempt, claims)
-            unseen = [wms_id for wms_id in ids or () if not self._stopped(wms_id)]
-            if (ids is None or unseen) and self._young(attempt, claims):
-                return State.CANCELLING  # the WMS may not show its workflow yet
-            done = f"Workflow {', '.join(ids)} was cancelled." if ids else "Nothing was submitted."
-            events.cancelled(self.instance, attempt.run_id, done, swept=True)
-        return State.CANCELLED
 
-    def _young(self, attempt: Attempt, claims: Claims) -> bool:
-        number, folder = attempt.id.number, attempt.id.folder(self.site.area)
-        return number in claims.owners() and idle(claims, number, folder) < self.site.spec.wms.settle
-
-    def _unrecorded(self, attempt: Attempt, claims: Claims) -> list[str] | None:
-        """Workflows of an attempt that was cancelled before its workflow was recorded; None if that is not certain."""
-        id_ = attempt.id
-        if claims.owners().get(id_.number) != attempt.run_id:
-            return []
-        known = [wms_id for wms_id, report in self.reports.items() if report.name == id_.workflow]
-        recorded, left = claims.recorded(id_.number), read_result(id_, id_.folder(self.site.area))
-        known += [recorded["wms_id"]] if recorded else []
-        known += [left.wms_id] if left and left.wms_id else []
-        sent = left is not None and left.outcome is not SubmitOutcome.FAILED
-        return list(dict.fromkeys(known)) or (None if sent else [])
-
-    def _stopped(self, wms_id: str) -> bool:
-        """Make sure that a workflow does not run; False if the WMS does not show it."""
-        report = self.reports.get(wms_id)
-        if report is None:
-            report = self.site.wms.report_one(wms_id, self.site.spec.wms.history)
-        if report is not None and report.state in _STATES:  # one that has ended can't be cancelled, and need not be
-            self.site.wms.cancel(wms_id)
-            crash_point("watch.stopped")
-        return report is not None
+def _is_unseen(wait: Wait) -> bool:
+    return wait.cause.startswith(_UNSEEN)

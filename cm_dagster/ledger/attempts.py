@@ -14,7 +14,8 @@ from dagster import RunRecord
 
 from cm_dagster.ledger import tags
 from cm_dagster.plan.names import AttemptId, StepId
-from cm_dagster.policy.dispatch import Latest
+from cm_dagster.plan.recipe import Recipe
+from cm_dagster.policy.line import Latest
 from cm_dagster.policy.states import OPEN, SHOWN_AS, RunStatus, State
 
 __all__ = ["UNFINISHED", "Attempt", "AttemptIndex", "index_of", "read_attempt"]
@@ -70,6 +71,40 @@ class Attempt:
     def folder(self) -> str:
         """Its folder in the submit area; empty until its workflow is known."""
         return str(Path(self.submit_dir).parent) if self.submit_dir else ""
+
+    @property
+    def recipe(self) -> Recipe:
+        """In what it differs from a plain attempt."""
+        return Recipe.load(self.run.tags.get(tags.HOW, ""), self.id.number)
+
+    @property
+    def restarts(self) -> int:
+        """How often its workflow was restarted."""
+        return int(self.run.tags.get(tags.RESTARTED, "").partition(" ")[0] or 0)
+
+    @property
+    def restarted(self) -> float:
+        """Seconds since the epoch when its workflow was restarted last; 0 if it was not."""
+        return float(self.run.tags.get(tags.RESTARTED, "").partition(" ")[2] or 0)
+
+    def outputs(self, campaign_output: str) -> list[str]:
+        """RUN collections that hold what the attempt stands for: its own, if anything was submitted, and the rescued.
+
+        Parameters
+        ----------
+        campaign_output
+            Output collection of the campaign.
+        """
+        numbers = [*([self.id.number] if self.wms_id else []), *self.recipe.rescued]
+        return [AttemptId(self.id.step, self.id.group, number).run(campaign_output) for number in numbers]
+
+    @property
+    def sent(self) -> float | None:
+        """When its workflow was recorded as submitted, not before it was; None if it never was.
+
+        In seconds since the epoch. An attempt of an older release says only when it began.
+        """
+        return float(self.run.tags.get(tags.SENT) or self.started or self.created) if self.wms_id else None
 
     @property
     def is_open(self) -> bool:
@@ -138,13 +173,15 @@ class AttemptIndex:
         self._latest: dict[str, dict[str, Attempt]] = defaultdict(dict)
         self._open: dict[str, Attempt] = {}
         self._unswept: dict[str, Attempt] = {}
+        self._changes: list[str] = []
 
     def refresh(self, instance: dg.DagsterInstance) -> None:
         """Read what has changed since the last call."""
         with self._lock:
             since = self._seen - _OVERLAP if self._seen else None
-            wanted = dg.RunsFilter(tags={tags.KIND: tags.WORKFLOW}, updated_after=since)
-            records = instance.get_run_records(wanted)
+            # Not by their tags: Dagster's own PostgreSQL storage commits a run's tags for queries after the run, and a
+            # crash between leaves these out for ever. What the run itself says of its tags is complete.
+            records = instance.get_run_records(dg.RunsFilter(updated_after=since))
             for record in records:
                 attempt = _attempt(record)
                 if attempt and self._by_run.get(attempt.run_id) != attempt:
@@ -154,6 +191,7 @@ class AttemptIndex:
     def _add(self, attempt: Attempt) -> None:
         run_id = attempt.run_id
         self._by_run[run_id] = attempt
+        self._changes.append(run_id)
         step, group = attempt.id.step.tag, attempt.id.group
         self._by_group[step, group][run_id] = attempt
         self._latest[step][group] = max(self._by_group[step, group].values(), key=_rank)
@@ -176,6 +214,22 @@ class AttemptIndex:
     def unswept_at(self, site: str) -> list[Attempt]:
         """Cancelled attempts at a site whose workflow is not known to be cancelled."""
         return [a for a in list(self._unswept.values()) if a.id.step.site == site]
+
+    def everything(self) -> list[Attempt]:
+        """All attempts, in no particular order."""
+        return list(self._by_run.values())
+
+    def changes(self, mark: int) -> tuple[int, list[Attempt]]:
+        """Give the attempts that are new or have changed since a mark, as they are now, and the mark of now.
+
+        Parameters
+        ----------
+        mark
+            What the last call gave; 0 for all attempts.
+        """
+        with self._lock:
+            changed = dict.fromkeys(self._changes[mark:])
+            return len(self._changes), [self._by_run[run_id] for run_id in changed]
 
     def all_of(self, step: StepId, group: str) -> list[Attempt]:
         """All attempts at a group, the first one first."""

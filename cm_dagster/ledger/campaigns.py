@@ -3,23 +3,44 @@
 The latest materialization of a campaign's partition holds its whole specification and state; the earlier ones are its
 history, with who, when and why.
 
-Uses of ``dagster._core``: none. Storage ids of materializations are read through methods of the instance that Dagster
-does not document.
+Uses of ``dagster._core``: none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import dagster as dg
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
+from cm_dagster.ledger.latest import latest
+from cm_dagster.ledger.overrides import Override, changed_text, dump, load, overridden, without
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
+from cm_dagster.spec.overrides import campaign_with
 
-__all__ = ["ASSET", "PARTITIONS", "UNPLANNED", "Campaign", "create", "find", "load_all", "pick", "sign_off", "start"]
+__all__ = [
+    "ASSET",
+    "PARTITIONS",
+    "UNPLANNED",
+    "Campaign",
+    "create",
+    "find",
+    "load_all",
+    "override",
+    "pause",
+    "pick",
+    "remark",
+    "reset",
+    "resume",
+    "sign_off",
+    "start",
+]
 
 ASSET = dg.AssetKey(["campaigns"])
 UNPLANNED = "unplanned"
@@ -35,6 +56,9 @@ class Campaign:
     started: bool = False
     signed: frozenset[str] = frozenset()
     """Steps whose gate a person has opened."""
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+    """What was set at run time, by dotted path: settings in place of the specification's; and `pause_key` and
+    `resume_key`, of which only who, when and why count."""
     revision: int = 0
     """Storage id of the materialization that this was read from; it grows with each change."""
     changed: float = 0.0
@@ -45,17 +69,32 @@ class Campaign:
     """Who made it."""
     reason: str = ""
 
+    @cached_property
+    def now(self) -> CampaignSpec:
+        """The specification with what was set at run time."""
+        settings = {path: each.value for path, each in self.overrides.items() if _is_setting(path)}
+        return campaign_with(self.spec, settings) if settings else self.spec
+
+    def pause(self, step: str) -> tuple[str, Override] | None:
+        """Give what is paused (a step, or empty for the campaign) and by whom, if a step is; None if it goes on."""
+        for what in ("", step):
+            if found := self.overrides.get(pause_key(what)):
+                return what, found
+        return None
+
+    def resumed(self, step: str) -> float:
+        """When a person last said that a step is to go on, in seconds since the epoch; 0 if nobody did."""
+        found = self.overrides.get(resume_key(step))
+        return found.time if found else 0.0
+
 
 def load_all(instance: dg.DagsterInstance) -> dict[str, Campaign]:
     """Read all campaigns, by name."""
     names = instance.get_dynamic_partitions("campaigns")
     if not names:
         return {}
-    ids = instance.get_latest_storage_id_by_partition(ASSET, dg.DagsterEventType.ASSET_MATERIALIZATION, set(names))
-    wanted = dg.AssetRecordsFilter(asset_key=ASSET, storage_ids=sorted(ids.values()))
-    records = instance.fetch_materializations(wanted, limit=max(len(ids), 1)).records if ids else []
-    found = [_read(record) for record in records]
-    return {campaign.spec.campaign: campaign for campaign in sorted(found, key=lambda c: c.spec.campaign)}
+    found = latest(instance, ASSET, names, _read)
+    return {name: found[name] for name in sorted(found)}
 
 
 def find(instance: dg.DagsterInstance, name: str) -> Campaign:
@@ -143,6 +182,112 @@ def sign_off(instance: dg.DagsterInstance, name: str, step: str, *, user: str, r
     return True
 
 
+def pause_key(step: str) -> str:
+    """Where it stands that a step is paused; an empty name is that of the campaign as a whole."""
+    return f"steps.{step}.paused" if step else "paused"
+
+
+def resume_key(step: str) -> str:
+    """Where it stands that a person has said that a step is to go on."""
+    return f"steps.{step}.resumed"
+
+
+def _is_setting(path: str) -> bool:
+    return path.rpartition(".")[2] not in ("paused", "resumed")
+
+
+def pause(instance: dg.DagsterInstance, name: str, step: str = "", *, user: str, reason: str) -> bool:
+    """Have nothing more of a campaign, or of one of its steps, submitted; returns False if it was paused before.
+
+    What is in the sites' hands goes on, and is judged and chained.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign, or it has no such step.
+    """
+    campaign = _with_step(instance, name, step)
+    key = pause_key(step)
+    if key in campaign.overrides:
+        return False
+    now = overridden(campaign.overrides, {key: True}, user=user, time=time.time(), reason=reason)
+    _write(instance, replace(campaign, overrides=now, action=f"pause {step}".rstrip(), user=user, reason=reason))
+    return True
+
+
+def resume(instance: dg.DagsterInstance, name: str, step: str = "", *, user: str, reason: str) -> bool:
+    """Let a campaign, or one of its steps, go on; returns False if the campaign was not paused.
+
+    Of a step, failures until now count no more for its brake, so this always changes something.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign, or it has no such step.
+    """
+    campaign = _with_step(instance, name, step)
+    if not step and pause_key("") not in campaign.overrides:
+        return False
+    now = without(campaign.overrides, [pause_key(step)])
+    if step:
+        now = overridden(now, {resume_key(step): True}, user=user, time=time.time(), reason=reason)
+    _write(instance, replace(campaign, overrides=now, action=f"resume {step}".rstrip(), user=user, reason=reason))
+    return True
+
+
+def override(
+    instance: dg.DagsterInstance, name: str, values: Mapping[str, Any], *, user: str, reason: str
+) -> dict[str, Override]:
+    """Set settings of a campaign at run time, by dotted path; returns what was set there before.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign.
+    """
+    campaign = find(instance, name)
+    now = overridden(campaign.overrides, values, user=user, time=time.time(), reason=reason)
+    action = f"set {changed_text(values)}"
+    _write(instance, replace(campaign, overrides=now, action=action, user=user, reason=reason))
+    return {path: each for path, each in campaign.overrides.items() if path in values}
+
+
+def reset(instance: dg.DagsterInstance, name: str, paths: Iterable[str], *, user: str, reason: str) -> list[str]:
+    """Take back what was set at run time at some paths; returns those at which something was set.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign.
+    """
+    campaign = find(instance, name)
+    gone = [path for path in paths if path in campaign.overrides]
+    if gone:
+        now, action = without(campaign.overrides, gone), f"reset {' '.join(gone)}"
+        _write(instance, replace(campaign, overrides=now, action=action, user=user, reason=reason))
+    return gone
+
+
+def remark(instance: dg.DagsterInstance, name: str, action: str, *, user: str, reason: str) -> None:
+    """Write into a campaign's history what was decided about a part of it.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign.
+    """
+    _write(instance, replace(find(instance, name), action=action, user=user, reason=reason))
+
+
+def _with_step(instance: dg.DagsterInstance, name: str, step: str) -> Campaign:
+    campaign = find(instance, name)
+    if step and step not in campaign.spec.steps:
+        raise LedgerError(
+            f"campaign {name} has no step {step!r}", advice=f"its steps: {', '.join(campaign.spec.order())}"
+        )
+    return campaign
+
+
 def _write(instance: dg.DagsterInstance, campaign: Campaign) -> None:
     metadata = {
         "action": dg.MetadataValue.text(campaign.action),
@@ -150,6 +295,7 @@ def _write(instance: dg.DagsterInstance, campaign: Campaign) -> None:
         "reason": dg.MetadataValue.text(campaign.reason),
         "started": dg.MetadataValue.bool(campaign.started),
         "signed off": dg.MetadataValue.json(sorted(campaign.signed)),
+        "set at run time": dg.MetadataValue.json(dump(campaign.overrides)),
         "specification": dg.MetadataValue.json(campaign.spec.model_dump(mode="json")),
     }
     instance.report_runless_asset_event(
@@ -166,6 +312,7 @@ def _read(record: dg.EventLogRecord) -> Campaign:
         spec=CampaignSpec.model_validate(values["specification"]),
         started=bool(values["started"]),
         signed=frozenset(str(step) for step in _list(values["signed off"])),
+        overrides=load(values.get("set at run time")),
         revision=record.storage_id,
         changed=record.timestamp,
         action=str(values["action"]),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from cm_dagster.errors import LedgerError
+from cm_dagster.plan.names import GROUP
 from cm_dagster.services.shell import write_text
 
-__all__ = ["BusyError", "Claims"]
+__all__ = ["BusyError", "Claims", "all_claims"]
+
+
+_CLAIM = re.compile(r"a[0-9]{2,}")
 
 
 class BusyError(LedgerError):
@@ -116,3 +121,30 @@ class Claims:
 
     def _path(self, number: int) -> Path:
         return self._claims / f"a{number:02d}"
+
+
+def all_claims(folder: Path) -> Iterator[tuple[str, int, str]]:
+    """Read all claims of a step: group, number of the attempt, id of the run that owns it. Nothing is made.
+
+    Parameters
+    ----------
+    folder
+        The step's folder in the submit area, which holds the groups' folders.
+
+    Raises
+    ------
+    OSError
+        If anything that is there can't be read.
+    """
+    for group in _listed(folder):
+        if GROUP.fullmatch(group.name):
+            for claim in _listed(group / "claims"):
+                if _CLAIM.fullmatch(claim.name):
+                    yield group.name, int(claim.name[1:]), claim.read_text()
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []

@@ -7,6 +7,7 @@ dagster-airlift, which shows outside runs as Dagster runs, writes the same event
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 import dagster as dg
@@ -16,9 +17,23 @@ from dagster._core.events import AssetObservationData, DagsterEvent, EngineEvent
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
-from cm_dagster.policy.states import State, is_allowed
+from cm_dagster.policy.backoff import Wait
+from cm_dagster.policy.states import HUMAN, State, is_allowed
 
-__all__ = ["Metadata", "accept", "cancel_asked", "cancelled", "fail", "note", "set_state", "start", "submitted"]
+__all__ = [
+    "Metadata",
+    "accept",
+    "ask_cancel",
+    "begun",
+    "cancel_asked",
+    "cancelled",
+    "fail",
+    "note",
+    "set_state",
+    "start",
+    "submitted",
+    "wait",
+]
 
 Metadata = Mapping[str, RawMetadataValue]
 
@@ -44,6 +59,20 @@ def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
     instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
 
 
+def begun(instance: dg.DagsterInstance, attempt: Attempt) -> None:
+    """Write that an attempt is in the site's hands, which its run no longer says.
+
+    A launching process that was held up for long may say that a run is queued when it has been taken already.
+    """
+    _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} has begun before.")
+
+
+def ask_cancel(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
+    """Write that a person wants an attempt cancelled; a run that is not over becomes CANCELING."""
+    _report(instance, run, dg.DagsterEventType.RUN_CANCELING, message)
+    crash_point("cancel.asked")
+
+
 def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Say whether anybody asked to terminate a run, by its event log (its status may have been overwritten)."""
     kinds = (dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED)
@@ -52,7 +81,10 @@ def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
 
 def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str) -> None:
     """Write that an attempt's workflow is at the WMS."""
-    found = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run}
+    when = f"{time.time():.3f}"
+    found = {tags.WMS_ID: wms_id, tags.SENT: when, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run}
+    if attempt.run.tags.get(tags.WAIT):
+        found[tags.WAIT] = ""
     instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
 
 
@@ -64,11 +96,18 @@ def set_state(
     Raises
     ------
     ValueError
-        If the state may not follow the attempt's present one.
+        If the state may not follow the attempt's present one, or does so by a person's wish alone.
     """
-    if not is_allowed(attempt.state, state):
+    if not is_allowed(attempt.state, state) or (attempt.state, state) in HUMAN:
         raise ValueError(f"{state} may not follow {attempt.state} (run {attempt.run_id})")
     instance.add_run_tags(attempt.run_id, {tags.STATE: state.value, **(more or {})})
+
+
+def wait(instance: dg.DagsterInstance, attempt: Attempt, why: Wait) -> None:
+    """Write that an attempt waits to be tried again, and why."""
+    note(instance, attempt.run, f"Waits: {why}.")
+    crash_point("wait.noted")
+    instance.add_run_tags(attempt.run_id, {tags.WAIT: why.dump()})
 
 
 def note(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, metadata: Metadata | None = None) -> None:

@@ -20,7 +20,8 @@ from dagster._core.launcher.base import (
 )
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 
-from cm_dagster.ledger import tags
+from cm_dagster.ledger import events, tags
+from cm_dagster.ledger.wish import HOW_TO_CANCEL, UnwishedError, is_attempt, is_wished
 
 __all__ = ["CampaignRunLauncher"]
 
@@ -89,14 +90,25 @@ class CampaignRunLauncher(RunLauncher, ConfigurableClass):
         self._inner.launch_run(context)
 
     def terminate(self, run_id: str) -> bool:
-        """Ask for the cancellation of an attempt's workflow (the watch sensor does it), or terminate another run."""
+        """Ask for the cancellation of an attempt whose backfill a person cancelled, or terminate another run.
+
+        Dagster's daemons call this; a person's Terminate goes to the run coordinator. The watch sensor cancels.
+
+        Raises
+        ------
+        UnwishedError
+            For an attempt that no person wants cancelled. Returning False would have the daemon ask again at once,
+            for ever.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or not is_attempt(run):
             return self._inner.terminate(run_id)
         if run.is_finished:
             return False
+        if not is_wished(self._instance, run):
+            raise UnwishedError(f"the workflow of run {run_id} goes on", advice=HOW_TO_CANCEL)
         # The run must leave STARTED here, or the cancellation of a backfill never ends.
-        self._instance.report_run_canceling(run, message="The workflow will be cancelled at the WMS.")
+        events.ask_cancel(self._instance, run, "Its backfill was cancelled; its workflow will be cancelled at the WMS.")
         return True
 
     def dispose(self) -> None:
@@ -130,8 +142,3 @@ class CampaignRunLauncher(RunLauncher, ConfigurableClass):
     def resume_run(self, context: ResumeRunContext) -> None:
         """Resume a run's worker by the inner launcher."""
         self._inner.resume_run(context)
-
-
-def is_attempt(run: dg.DagsterRun) -> bool:
-    """Say whether a run is an attempt at a workflow."""
-    return run.tags.get(tags.KIND) == tags.WORKFLOW

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import dagster as dg
 
@@ -13,7 +13,7 @@ from cm_dagster.ledger import store
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId
 
-__all__ = ["Plan", "load_plan", "load_plans", "save_plan"]
+__all__ = ["Plan", "load_plan", "load_plans", "replace_group", "save_plan"]
 
 _CHUNK = 5000  # older SQLite versions take only so many values in one statement
 
@@ -27,6 +27,8 @@ class Plan:
     groups: tuple[Group, ...]
     inputs: tuple[str, ...] = ()
     """The collections whose data was grouped."""
+    split: tuple[str, ...] = ()
+    """Names of the groups that were replaced by parts of theirs."""
 
     def at(self, site: str) -> tuple[Group, ...]:
         """Groups that a site processes."""
@@ -68,7 +70,8 @@ def load_plans(instance: dg.DagsterInstance, campaign: str, steps: Iterable[str]
     plans = {}
     for document in documents.values():
         groups = tuple(Group(**dict(zip(names, row, strict=True))) for row in document["groups"])
-        plans[document["step"]] = Plan(campaign, document["step"], groups, tuple(document["inputs"]))
+        split = tuple(document.get("split", ()))
+        plans[document["step"]] = Plan(campaign, document["step"], groups, tuple(document["inputs"]), split)
     return plans
 
 
@@ -87,28 +90,64 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
     Returns
     -------
     changed : `bool`
-        False if the same plan was there already.
+        False if the same plan was there already, whether or not groups of it were split since.
 
     Raises
     ------
     LedgerError
-        If another plan is there and groups of it have attempts.
+        If another plan is there and groups of it have attempts, or were split.
     """
     before = load_plan(instance, plan.campaign, plan.step)
-    if before is not None and before.groups != plan.groups and begun:
+    if before is not None and before.split and _unsplit(before, plan.groups) == _unsplit(before, before.groups):
+        return False
+    if before is not None and before.groups != plan.groups and (begun or before.split):
         raise LedgerError(
             f"the data of {plan.campaign}/{plan.step} would now be cut into other groups"
             f" ({len(before.groups)} before, {len(plan.groups)} now), but its groups have been submitted",
             advice="the step keeps its groups; put new data into a new step or campaign",
         )
+    _write(instance, plan, {*plan.sites, *(before.sites if before else ())})
+    return before != plan
+
+
+def replace_group(instance: dg.DagsterInstance, plan: Plan, name: str, parts: Sequence[Group]) -> Plan:
+    """Put parts of a group in its place; whoever calls makes sure that nothing of the group runs or is accepted.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    plan
+        The step's plan.
+    name
+        Name of the group.
+    parts
+        The parts, in order.
+
+    Returns
+    -------
+    plan
+        The step's new plan.
+    """
+    groups = tuple(each for group in plan.groups for each in (parts if group.name == name else (group,)))
+    revised = replace(plan, groups=groups, split=(*plan.split, name))
+    _write(instance, revised, set(plan.sites))
+    return revised
+
+
+def _unsplit(plan: Plan, groups: Iterable[Group]) -> list[Group]:
+    """Leave out the groups of a plan that were split, and their parts."""
+    return [group for group in groups if group.name not in plan.split and not group.name[-1].isalpha()]
+
+
+def _write(instance: dg.DagsterInstance, plan: Plan, sites: Iterable[str]) -> None:
     rows = [list(asdict(group).values()) for group in plan.groups]
-    document = {"step": plan.step, "groups": rows, "inputs": list(plan.inputs)}
+    document = {"step": plan.step, "groups": rows, "inputs": list(plan.inputs), "split": list(plan.split)}
     store.put(instance, _key(plan.campaign, plan.step), document)
     crash_point("plan.written")
-    for site in sorted({*plan.sites, *(before.sites if before else ())}):
+    for site in sorted(sites):
         _set_partitions(instance, StepId(plan.campaign, plan.step, site), [group.name for group in plan.at(site)])
     crash_point("plan.partitions")
-    return before != plan
 
 
 def _set_partitions(instance: dg.DagsterInstance, step: StepId, names: Sequence[str]) -> None:

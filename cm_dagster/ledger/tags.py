@@ -8,21 +8,26 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "AGAIN",
     "ATTEMPT",
     "BY",
     "CANCELLED",
     "FINALIZED",
     "GROUP",
+    "HOW",
     "KIND",
+    "NO_RETRIES",
     "OF",
     "OUTPUT_RUN",
     "PARTITION",
-    "RETRY_DEAD",
+    "RESTARTED",
+    "SENT",
     "STATE",
     "STATE_TAGS",
     "STEP",
     "SUBMIT_DIR",
     "USER",
+    "WAIT",
     "WANT",
     "WMS_ID",
     "WORKFLOW",
@@ -47,6 +52,8 @@ WMS_ID: Final = "cm/wms_id"
 SUBMIT_DIR: Final = ".dagster/cm_submit_dir"
 OUTPUT_RUN: Final = ".dagster/cm_run"
 """RUN collection of the attempt."""
+SENT: Final = ".dagster/cm_sent"
+"""When the workflow was recorded as submitted, in seconds since the epoch: what the limits per hour count."""
 FINALIZED: Final = "cm/finalized"
 """How often the workflow's final job was run again."""
 CANCELLED: Final = "cm/cancelled"
@@ -56,8 +63,17 @@ OF: Final = ".dagster/cm_of"
 USER: Final = "cm/user"
 PARTITION: Final = "dagster/partition"
 
-RETRY_DEAD: Final = {"dagster/max_retries": "3", "dagster/retry_on_asset_or_op_failure": "false"}
-"""For runs that may be repeated: Dagster does so when their worker dies, but not when they fail by themselves."""
+WAIT: Final = ".dagster/cm_wait"
+"""Why an attempt waits to be submitted or finalized again, since when, until when; empty if it does not."""
+HOW: Final = ".dagster/cm_how"
+"""In what an attempt differs from a plain one (`cm_dagster.plan.recipe.Recipe`); absent from a plain one."""
+RESTARTED: Final = ".dagster/cm_restarted"
+"""How often the attempt's workflow was restarted, and when last (seconds since the epoch): ``NUMBER TIME``."""
+AGAIN: Final = ".dagster/cm_again"
+"""How often what a run makes had failed before, since when, and when it is tried again should it fail once more."""
 
-STATE_TAGS: Final = (STATE, WMS_ID, SUBMIT_DIR, OUTPUT_RUN, FINALIZED, CANCELLED)
+NO_RETRIES: Final = {"dagster/max_retries": "0"}
+"""For runs that the sensors ask for again by themselves, after a while and with what is left to do."""
+
+STATE_TAGS: Final = (STATE, WMS_ID, SENT, SUBMIT_DIR, OUTPUT_RUN, FINALIZED, CANCELLED, WAIT, RESTARTED)
 """Tags that tell how an attempt went; a re-execution must not inherit them."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from string import ascii_lowercase
 
-__all__ = ["GROUP", "GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name"]
+__all__ = ["GROUP", "GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name", "part_names"]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 """Campaigns, steps and sites: what a Dagster asset group, an asset key, a Butler collection and a folder all take."""
@@ -18,10 +19,11 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 GROUP_DIGITS = 4
 """Least number of digits in a group's name: the order of names is the order of submission."""
 
-GROUP = re.compile(r"g[0-9]{4,}")
-"""Groups."""
+GROUP = re.compile(r"g[0-9]{4,}[a-z]*")
+"""Groups; with letters, parts of a group that was split."""
 
 _WORKFLOW = re.compile(rf"({NAME.pattern})\.({NAME.pattern})\.({NAME.pattern})\.({GROUP.pattern})\.a([0-9]{{2,}})")
+_RUN = re.compile(rf"({NAME.pattern})/({GROUP.pattern})/a([0-9]{{2,}})/run")
 
 
 def group_name(index: int, total: int) -> str:
@@ -36,6 +38,19 @@ def group_name(index: int, total: int) -> str:
     """
     digits = max(GROUP_DIGITS, len(str(max(total - 1, 0))))
     return f"g{index:0{digits}d}"
+
+
+def part_names(group: str, parts: int) -> list[str]:
+    """Name the parts of a group that is split: they sort by order, in the place of the group.
+
+    Parameters
+    ----------
+    group
+        Name of the group.
+    parts
+        Number of parts, at most 26.
+    """
+    return [f"{group}{letter}" for letter in ascii_lowercase[:parts]]
 
 
 @dataclass(frozen=True, order=True)
@@ -102,6 +117,32 @@ class AttemptId:
         if match is None:
             raise ValueError(f"{name!r} is not CAMPAIGN.STEP.SITE.GROUP.aNN")
         campaign, step, site, group, number = match.groups()
+        return cls(StepId(campaign, step, site), group, int(number))
+
+    @classmethod
+    def from_run(cls, name: str, *, campaign: str, output: str, site: str) -> AttemptId:
+        """Read the name of a RUN collection; it does not tell the site.
+
+        Parameters
+        ----------
+        name
+            The name.
+        campaign
+            Name of the campaign.
+        output
+            The campaign's output.
+        site
+            The site.
+
+        Raises
+        ------
+        ValueError
+            If it is not the name of a RUN collection of the campaign's attempts.
+        """
+        match = _RUN.fullmatch(name.removeprefix(f"{output}/")) if name.startswith(f"{output}/") else None
+        if match is None:
+            raise ValueError(f"{name!r} is not {output}/STEP/GROUP/aNN/run")
+        step, group, number = match.groups()
         return cls(StepId(campaign, step, site), group, int(number))
 
     @property

@@ -109,6 +109,7 @@ def bps_config(
     inputs: str,
     operator: str,
     rescued: Sequence[str] = (),
+    memory: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Make the BPS configuration of one attempt.
 
@@ -131,6 +132,8 @@ def bps_config(
     rescued
         RUN collections of former attempts whose finished quanta are not to be done again, the newest first. They must
         exist: BPS ignores an absent one in silence and does everything again.
+    memory
+        Memory that jobs ask for, in MB, by section, e.g. ``pipetask/isr``, whatever the ``bps`` sections say.
 
     Returns
     -------
@@ -170,7 +173,15 @@ def bps_config(
     if rescued:
         skip = f"--skip-existing-in {','.join(rescued)}"
         options["extraQgraphOptions"] = _options(layers, "extraQgraphOptions", skip)
-    return merge(layers, names, options)
+    return merge(layers, names, options, *(_memory(section, value) for section, value in (memory or {}).items()))
+
+
+def _memory(section: str, value: int) -> dict[str, Any]:
+    """Write the memory that the jobs of a section ask for."""
+    content: dict[str, Any] = {"requestMemory": value}
+    for part in reversed(section.split("/")):
+        content = {part: content}
+    return content
 
 
 def _includes(*layers: Mapping[str, Any]) -> dict[str, list[str]]:

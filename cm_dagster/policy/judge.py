@@ -18,6 +18,8 @@ class Outcome(StrEnum):
     FAIL = "fail"
     FINALIZE = "finalize"
     """Run the workflow's final job again: its outputs are not (all) in the registry."""
+    RESTART = "restart"
+    """Its failed jobs run again, by an error rule; the attempt goes on."""
 
 
 @dataclass(frozen=True)

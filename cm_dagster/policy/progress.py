@@ -21,6 +21,8 @@ class StepState(StrEnum):
     PLANNING = "planning"
     """Its inputs are being checked and its groups made."""
     RUNNING = "running"
+    PAUSED = "paused"
+    """A person has paused it, or its campaign; what is at the sites goes on, nothing else does."""
     BLOCKED = "blocked"
     """Nothing of it moves by itself any more: groups failed or are held, or its inputs or its chain failed."""
     FINISHING = "finishing"
@@ -34,6 +36,8 @@ class CampaignState(StrEnum):
     CREATED = "created"
     """Known, not started."""
     RUNNING = "running"
+    PAUSED = "paused"
+    """A person has paused it, or a step without which nothing goes on; what is at the sites goes on."""
     BLOCKED = "blocked"
     """No step moves by itself any more."""
     DONE = "done"
@@ -57,7 +61,11 @@ class StepFacts:
     retriable: int = 0
     """Number of failed groups that are tried again by themselves."""
     held_back: bool = False
-    """Whether planned groups wait for scouts of which one failed or is held."""
+    """Whether planned groups wait for what does not come by itself: scouts of which one failed or is held, a person."""
+    held_queued: int = 0
+    """Number of groups in the queue that wait for the same."""
+    paused: bool = False
+    """Whether a person has paused it, or its campaign."""
 
 
 def step_state(facts: StepFacts) -> StepState:
@@ -77,17 +85,24 @@ def _running_state(facts: StepFacts) -> StepState:
     count = {state: facts.groups.get(state, 0) for state in GroupState}
     if count[GroupState.ACCEPTED] == sum(count.values()):
         return StepState.BLOCKED if facts.action_failed else StepState.FINISHING
+    if facts.paused:
+        return StepState.PAUSED
     moving = sum(count[s] for s in (GroupState.QUEUED, GroupState.SUBMITTED, GroupState.RUNNING, GroupState.UNKNOWN))
+    moving -= facts.held_queued
     waiting = facts.retriable + (0 if facts.held_back else count[GroupState.PLANNED])
     return StepState.RUNNING if moving or waiting else StepState.BLOCKED
 
 
-def campaign_state(started: bool, steps: Iterable[StepState]) -> CampaignState:
+def campaign_state(started: bool, steps: Iterable[StepState], *, paused: bool = False) -> CampaignState:
     """Say in which state a campaign is."""
     states = set(steps)
     if states <= {StepState.DONE}:
         return CampaignState.DONE
     if not started:
         return CampaignState.CREATED
+    if paused:
+        return CampaignState.PAUSED
     moving = {StepState.PLANNING, StepState.RUNNING, StepState.FINISHING}
-    return CampaignState.RUNNING if states & moving else CampaignState.BLOCKED
+    if states & moving:
+        return CampaignState.RUNNING
+    return CampaignState.PAUSED if StepState.PAUSED in states else CampaignState.BLOCKED

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["OPEN", "SHOWN_AS", "TRANSITIONS", "GroupState", "RunStatus", "State", "group_state", "is_allowed"]
+__all__ = [
+    "HUMAN",
+    "OPEN",
+    "OVERRULED",
+    "SHOWN_AS",
+    "TRANSITIONS",
+    "GroupState",
+    "RunStatus",
+    "State",
+    "group_state",
+    "is_allowed",
+]
 
 
 class RunStatus(StrEnum):
@@ -24,7 +35,7 @@ class RunStatus(StrEnum):
 
 
 class State(StrEnum):
-    """State of an attempt."""
+    """State of an attempt; what is said of each stands in the pilot guide too, word for word."""
 
     QUEUED = "queued"
     """Waits for its turn."""
@@ -37,14 +48,17 @@ class State(StrEnum):
     ENDED = "ended"
     """The WMS has ended the workflow; it is not judged yet."""
     FINALIZING = "finalizing"
-    """The workflow ended but its final job did not register its outputs; that job is run again."""
+    """The workflow ended but its final job did not register its outputs; that job alone is run again."""
     UNKNOWN = "unknown"
-    """The WMS does not know the workflow, or cannot be asked."""
+    """The WMS does not know the workflow, or cannot be asked; it is asked again."""
     CANCELLING = "cancelling"
-    """A person asked to terminate it; the workflow is being cancelled."""
+    """A person terminated it; its workflow is being cancelled."""
     CANCELLED = "cancelled"
+    """A person terminated it, or it was turned away before anything was submitted."""
     ACCEPTED = "accepted"
+    """Enough quanta are in the registry; the group is materialized."""
     FAILED = "failed"
+    """Not submitted, or not accepted; the run's page begins with the cause."""
 
 
 class GroupState(StrEnum):
@@ -58,7 +72,7 @@ class GroupState(StrEnum):
     ACCEPTED = "accepted"
     FAILED = "failed"
     HELD = "held"
-    """Its latest attempt was cancelled by a person; nothing happens until a person launches it again."""
+    """A person has cancelled its latest attempt, or a person or an error rule holds it; nothing follows by itself."""
 
 
 SHOWN_AS: dict[State, RunStatus] = {
@@ -94,7 +108,9 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     ),
     State.SUBMITTED: frozenset({State.RUNNING, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
     State.RUNNING: frozenset({State.SUBMITTED, State.ENDED, State.UNKNOWN, State.CANCELLING, State.CANCELLED}),
-    State.UNKNOWN: frozenset({State.SUBMITTED, State.RUNNING, State.ENDED, State.CANCELLING, State.CANCELLED}),
+    State.UNKNOWN: frozenset(
+        {State.CLAIMED, State.SUBMITTED, State.RUNNING, State.ENDED, State.CANCELLING, State.CANCELLED}
+    ),
     State.ENDED: frozenset({State.ACCEPTED, State.FAILED, State.FINALIZING, *_AGAIN}),
     State.FINALIZING: frozenset({State.ENDED, State.ACCEPTED, State.FAILED, *_AGAIN}),
     State.CANCELLING: frozenset({State.CANCELLED}),
@@ -102,10 +118,28 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.ACCEPTED: frozenset(),
     State.FAILED: frozenset(),
 }
-"""Which states may follow a state. ``cancelling`` is asked for by a person alone; all others follow by themselves."""
+"""Which states may follow a state."""
 
 OPEN = frozenset(state for state, shown in SHOWN_AS.items() if shown not in {"SUCCESS", "FAILURE", "CANCELED"})
 """The states in which a group has an open attempt, so that no other may begin."""
+
+HUMAN: frozenset[tuple[State, State]] = frozenset(
+    (before, after) for before in OPEN for after in TRANSITIONS[before] & {State.CANCELLING, State.CANCELLED}
+) - {(State.QUEUED, State.CANCELLED), (State.CANCELLING, State.CANCELLED)}
+"""The transitions that only a person makes (by Terminate, or by the cancellation of a backfill); all others follow by
+themselves. What waits may also be turned away, and what is being cancelled is cancelled in the end."""
+
+OVERRULED: frozenset[tuple[State, State]] = frozenset(
+    {
+        (State.FAILED, State.ACCEPTED),
+        (State.FAILED, State.UNKNOWN),
+        (State.CANCELLED, State.ACCEPTED),
+        (State.CANCELLED, State.UNKNOWN),
+        (State.ACCEPTED, State.FAILED),
+    }
+)
+"""The transitions out of an end, which are in no other table: a person accepts what failed or was cancelled, restarts
+its workflow (what that does is unknown until the WMS says so), or rejects what was accepted."""
 
 _GROUP: dict[State, GroupState] = {
     State.QUEUED: GroupState.QUEUED,

@@ -10,7 +10,6 @@ from cm_dagster.control.advance import ADVANCE, moves
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import tags
-from cm_dagster.ledger.tags import RETRY_DEAD
 
 __all__ = ["advance_sensor"]
 
@@ -41,7 +40,9 @@ def advance_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
         return dg.SensorResult(
             run_requests=[
                 dg.RunRequest(
-                    run_key=move.run_key, asset_selection=list(move.assets), tags={tags.KIND: ADVANCE, **RETRY_DEAD}
+                    run_key=move.run_key,
+                    asset_selection=list(move.assets),
+                    tags={tags.KIND: ADVANCE, **tags.NO_RETRIES, **move.tags},
                 )
                 for move in due
             ]

@@ -7,6 +7,7 @@ import dagster as dg
 from cm_dagster.control.advance import chains_due
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
+from cm_dagster.ledger import tags
 
 __all__ = ["chain_sensor"]
 
@@ -32,10 +33,14 @@ def chain_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         due = chains_due(context.instance, site)
         if not due:
-            return dg.SkipReason("all accepted groups are chained")
+            return dg.SkipReason("all accepted groups are chained, or what failed waits: see `cm status`")
         requests = [
-            dg.RunRequest(run_key=key, run_config={"ops": {"chain_step": {"config": {"step": step.tag}}}})
-            for step, key in due
+            dg.RunRequest(
+                run_key=chain.run_key,
+                run_config={"ops": {"chain_step": {"config": {"step": chain.step.tag}}}},
+                tags={tags.STEP: chain.step.tag, **chain.tags},
+            )
+            for chain in due
         ]
         crash_point("sensor.chain")
         return dg.SensorResult(run_requests=requests)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cm_dagster.control.dispatch import wishes
+from cm_dagster.control.dispatch import look
 from cm_dagster.control.site import Site
+from cm_dagster.control.telling import tell
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.ledger import tags
 from cm_dagster.ledger.loading import AssetJob
 
 __all__ = ["dispatch_sensor"]
@@ -35,16 +35,18 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
         description="Requests attempts at planned groups as slots come free; stop it to request nothing new.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        outlook = look(context.instance, site)
+        tell(context.instance, outlook)
         # A campaign that was created a moment ago is not loaded yet.
-        due = [wish for wish in wishes(context.instance, site) if wish.id.step.job in known]
+        due = [wish for wish in outlook.wishes if wish.id.step.job in known]
         if not due:
-            return dg.SkipReason("nothing to request, or no slot free")
+            return dg.SkipReason("; ".join(outlook.reasons) or "nothing is left to be requested")
         requests = [
             dg.RunRequest(
                 run_key=wish.run_key,
                 job_name=wish.id.step.job,
                 partition_key=wish.id.group,
-                tags={tags.BY: "dispatch", tags.WANT: str(wish.id.number)},
+                tags=wish.tags,
             )
             for wish in due
         ]

@@ -61,6 +61,8 @@ _POLL = 0.03
 _GRACE = 20.0
 """Seconds that a group gets to finish its talk with the WMS after SIGTERM."""
 _PR_SET_PDEATHSIG = 1
+_NO_RECORD = 74
+"""Exit code of a child that could not write its record (EX_IOERR): the disk is full, or away."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +77,24 @@ class Group:
 
 def write_json(path: str, data: dict[str, Any]) -> None:
     """Replace a file by a JSON object, so that a reader or a crash meets the old or the new one, never a part."""
-    temporary = f"{path}.tmp"
-    with Path(temporary).open("w", encoding="utf-8") as stream:
-        json.dump(data, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    Path(temporary).replace(path)
+    temporary = Path(f"{path}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(data, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Read a result file; an absent one is empty."""
+    """Read a result file; one that is absent, or on a disk that is away, is empty."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError:
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -220,7 +227,10 @@ def submit_group(group: Group, warm: bool) -> int:
         drivers.submit_driver(group.config)
     except BaseException as error:
         traceback.print_exc()
-        record.error(error)
+        try:
+            record.error(error)
+        except OSError:
+            return _NO_RECORD
         return 1
     return 0
 
@@ -335,7 +345,13 @@ class Batch:
 
     def _start(self, group: Group) -> None:
         started = time.time()
-        write_json(group.result, {"name": group.name, "ok": None, "phase": "building", "started": started})
+        try:
+            write_json(group.result, {"name": group.name, "ok": None, "phase": "building", "started": started})
+        except OSError as error:  # nothing is sent of which no record can be kept
+            self._end(
+                group, {"ok": False, "phase": "building", "started": started, "error": _no_record(error)}, cpu=0.0
+            )
+            return
         parent = os.getpid()
         if (pid := os.fork()) != 0:
             with contextlib.suppress(OSError):
@@ -371,7 +387,7 @@ class Batch:
         ended = [(pid, *os.wait4(pid, os.WNOHANG)[1:]) for pid in self.children if _has_ended(pid)]
         for pid, status, usage in ended:
             child = self.children.pop(pid)
-            data = read_json(child.group.result)
+            data = {"started": child.started, **read_json(child.group.result)}
             if data.get("ok") is None and "error" not in data:
                 # It did not live to say how it ended. Its phase was on disk before it sent anything.
                 data["ok"] = False if data.get("phase") == "building" else None
@@ -384,12 +400,15 @@ class Batch:
             return {"type": "TimeLimit", "message": f"not done after {self.timeout:.0f} s, and killed"}
         if child.why:
             return {"type": child.why, "message": "the batch was stopped, and this group killed"}
+        if code == _NO_RECORD:
+            return _no_record(f"see {child.group.log}")
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         return {"type": "Killed", "message": f"the submitting process was {how}"}
 
     def _end(self, group: Group, data: dict[str, Any], *, cpu: float) -> None:
         data.update(name=group.name, ended=time.time(), cpu=round(cpu, 3))
-        write_json(group.result, data)
+        with contextlib.suppress(OSError):  # whoever listens hears of it anyway
+            write_json(group.result, data)
         self._say(event="group", **data)
 
     def _say(self, **data: Any) -> None:
@@ -399,6 +418,10 @@ class Batch:
                 print(json.dumps(data), file=self.out, flush=True)
             except OSError:
                 self.out = None
+
+
+def _no_record(why: object) -> dict[str, str]:
+    return {"type": "NoRecord", "message": str(why)}
 
 
 def _has_ended(pid: int) -> bool:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ButlerService", "PipelineShape", "Shape"]
 
+_METADATA = "_metadata"
+"""End of the name of the dataset type that each finished quantum of a task leaves."""
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -184,6 +187,21 @@ class ButlerService:
             info = _info(butler, name)
             return None if info is None else self._children(info)
 
+    def below(self, collection: str) -> dict[str, list[str]]:
+        """List the RUN collections and chains whose names begin with another's and a slash, in one query.
+
+        Returns
+        -------
+        found
+            The children of each chain, in order, by name; for a RUN collection none.
+        """
+        from lsst.daf.butler import CollectionType
+
+        wanted = {CollectionType.RUN, CollectionType.CHAINED}
+        with self._butler(f"listing the collections below {collection}") as butler:
+            found = butler.collections.query_info(f"{collection}/*", wanted, include_chains=True)
+            return {info.name: list(info.children) for info in found}
+
     def set_chain(self, name: str, children: Sequence[str]) -> bool:
         """Make a chain hold exactly some collections; it is registered if it does not exist.
 
@@ -243,6 +261,21 @@ class ButlerService:
                     with suppress(MissingDatasetTypeError):  # no workflow with this task has ended here yet
                         counts[task] = query.datasets(f"{task}_metadata", run).count()
             return counts
+
+    def quanta_in(self, run: str) -> dict[str, int] | None:
+        """Count the quanta that a RUN collection holds, by task, without knowing the tasks.
+
+        Returns
+        -------
+        counts
+            Number of ``<task>_metadata`` datasets by task, none that is 0; None if there is no such collection.
+        """
+        with self._butler(f"counting quanta of {run}") as butler:
+            if _info(butler, run) is None:
+                return None
+            types = butler.collections.get_info(run, include_summary=True).dataset_types
+        tasks = sorted(name.removesuffix(_METADATA) for name in types or () if name.endswith(_METADATA))
+        return {task: count for task, count in (self.run_counts(run, tasks) or {}).items() if count}
 
     def pipeline(self, uri: str) -> PipelineShape:
         """Read what the tasks of a pipeline work on; this imports the tasks.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cm_dagster.errors import EmptyGraphError, NothingToDoError, SubmitError
 
-__all__ = ["LoggedError", "job_cause", "last_exception", "setup_cause", "stop_cause", "submit_cause"]
+__all__ = ["LoggedError", "job_cause", "last_exception", "passing_cause", "setup_cause", "stop_cause", "submit_cause"]
 
 _TAIL = 400_000
 """Characters read of the end of a log; the end is where the cause is."""
@@ -65,6 +65,12 @@ _QUERY = "correct the predicate of the campaign, the step or the group"
 _DATABASE = "nothing to do if it comes back by itself; else ask who runs the database"
 
 _KNOWN = (
+    _Known(
+        r"No space left on device|Disk quota exceeded",
+        "no space is left on the disk of the submit area",
+        "make room; it goes on by itself",
+        transient=True,
+    ),
     _Known(
         r"Config location \S+ does not exist\. \(given '([^']+)'",
         "the Butler repository {0!r} does not exist",
@@ -117,7 +123,6 @@ _KNOWN = (
         "BPS cannot read the configuration {0}",
         "check the bps sections of the site and the campaign, and their includeConfigs",
     ),
-    _Known(r"No space left on device", "no space is left on the disk of the submit area", "make room, then retry"),
     _Known(r"PermissionError: (.*)", "permission denied: {0}", "check the rights of the site's folders"),
     _Known(r"MemoryError", "the submitting process had too little memory", "make the groups smaller"),
     _Known(
@@ -185,6 +190,7 @@ _ENDS = {
         False,
     ),
     "Stopped": ("the submission was stopped before anything was sent: {0}", "it can be submitted again", True),
+    "NoRecord": ("the submit area cannot be written: {0}", "make room; it goes on by itself", True),
     "Killed": (
         "the submission died before anything was sent: {0}",
         "look for the out-of-memory killer on the submit host; fewer groups at once (submit.parallel) need less memory",
@@ -299,6 +305,18 @@ def stop_cause(error: Mapping[str, str]) -> SubmitError | None:
         return None
     cause, advice, transient = known
     return SubmitError(cause.format(error.get("message", "")), advice=advice, transient=transient)
+
+
+def passing_cause(cause: str) -> SubmitError | None:
+    """Recognize a cause that passes by itself: a database or a service that is away, a full disk; None if it is none.
+
+    Parameters
+    ----------
+    cause
+        ``kind: message`` of an exception, as `job_cause` gives it.
+    """
+    known = _explain(cause, _KNOWN)
+    return known if known is not None and known.transient else None
 
 
 def job_cause(log: Path) -> str:

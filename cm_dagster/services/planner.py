@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from cm_dagster.errors import NoInputsError
+from cm_dagster.errors import NoInputsError, PlanError
 from cm_dagster.plan.groups import Count, Group, Limits, expand, explicit_groups, found_groups, natural, whole_group
+from cm_dagster.plan.names import part_names
 from cm_dagster.plan.predicates import Row, Value, joined, span
 from cm_dagster.services.butler import ButlerService, PipelineShape, Shape
 from cm_dagster.spec.models import CampaignSpec, GroupBy
 
-__all__ = ["Requirement", "check_requirements", "plan_groups"]
+__all__ = ["Requirement", "check_requirements", "plan_groups", "split_group"]
 
 _EXAMPLES = 5
 
@@ -78,6 +79,50 @@ def plan_groups(spec: CampaignSpec, step: str, butler: ButlerService, inputs: Se
         return found_groups(plan.shape.columns, plan.shape.governors, plan.found(), limits, wheres)
     listed = expand(by.values, integers=plan.shape.integers)
     return explicit_groups(plan.columns, plan.shape.governors, plan.listed(listed), listed, limits, wheres)
+
+
+def split_group(
+    spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str], group: Group, parts: int
+) -> list[Group]:
+    """Cut a group into parts of equal weight; together they select what the group does, and each selects its own.
+
+    Parameters
+    ----------
+    spec
+        The campaign.
+    step
+        Name of the step.
+    butler
+        The repository that holds the step's inputs.
+    inputs
+        The collections that the step reads, in order of search.
+    group
+        The group.
+    parts
+        Number of parts, at most 26.
+
+    Raises
+    ------
+    NoInputsError
+        If the group's data are not there any more.
+    PlanError
+        If there are not as many values as parts, or a part cannot be written as a predicate.
+    ButlerError
+        If an input collection is not there, or the repository cannot be asked.
+    """
+    by = spec.steps[step].group_by
+    if by is None:
+        raise PlanError(f"{group.name} can't be split: {step} has no `group_by`")
+    butler.check_inputs(inputs)
+    free = by.model_copy(update={"values": None})  # the group's predicate selects those of them that are meant
+    plan = replace(_plan(spec, step, free, butler, inputs), where=group.where)
+    counts = plan.found()
+    if len(counts) < parts:
+        what = f"{group.name} holds {len(counts)} values of {by.dimension}, which can't make {parts} parts"
+        raise PlanError(what, advice="split it in fewer parts")
+    made = found_groups(plan.shape.columns, plan.shape.governors, counts, Limits(count=parts), [group.where])
+    names = part_names(group.name, len(made))
+    return [replace(part, name=name, site=group.site) for part, name in zip(made, names, strict=True)]
 
 
 def check_requirements(

@@ -19,7 +19,7 @@ import yaml
 
 from cm_dagster.errors import ServiceError
 from cm_dagster.plan.render import PROVENANCE, READY_LINE, submit_script
-from cm_dagster.services.causes import job_cause, setup_cause
+from cm_dagster.services.causes import job_cause, passing_cause, setup_cause
 from cm_dagster.services.shell import kill, spawn, write_text
 from cm_dagster.spec.models import StackSpec
 from cm_dagster.spec.sites import SiteSpec
@@ -36,6 +36,8 @@ __all__ = [
 
 _MESSAGES = 3
 """Messages of exceptions that are kept for each task."""
+_ERRORS = 20
+"""Exceptions that are kept for each task."""
 _LONGEST = 300
 """Characters of such a message."""
 
@@ -64,6 +66,8 @@ class TaskQuanta:
     """Number of failed quanta by type of exception."""
     messages: tuple[str, ...] = ()
     """The first messages of exceptions, each once."""
+    errors: tuple[str, ...] = ()
+    """The first exceptions with their messages, e.g. ``ValueError: no stars``, each once."""
 
 
 @dataclass(frozen=True)
@@ -171,14 +175,18 @@ def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuan
     states: Counter[str] = Counter()
     exceptions: Counter[str] = Counter()
     messages: dict[str, None] = {}
+    errors: dict[str, None] = {}
     for quantum in quanta:
         state = _fate(quantum)
         states[state] += 1
         if state == "failed":
             error = quantum["exception"]
-            exceptions[error.type_name.rpartition(".")[2] if error else "unknown"] += 1
+            kind = error.type_name.rpartition(".")[2] if error else "unknown"
+            exceptions[kind] += 1
             if error and error.message:
                 messages[str(error.message)[:_LONGEST]] = None
+            if error:
+                errors[f"{kind}: {error.message or ''}"[:_LONGEST]] = None
     lost = expected - states.total()
     return TaskQuanta(
         expected,
@@ -188,6 +196,7 @@ def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuan
         no_record=states["no_record"] + lost,
         exceptions=dict(exceptions.most_common()),
         messages=tuple(messages)[:_MESSAGES],
+        errors=tuple(errors)[:_ERRORS],
     )
 
 
@@ -296,6 +305,9 @@ def run_final_job(
 def _final_job_error(log: Path, code: int | None, timeout: float) -> ServiceError:
     text = log.read_text(encoding="utf-8", errors="replace")
     if READY_LINE not in text:
-        return setup_cause(text)
+        # It was not begun, in a stack that has made this very workflow: that says nothing about what it would do.
+        why_not = setup_cause(text)
+        return ServiceError(why_not.cause, advice=why_not.advice, transient=True)
     why = f"not done after {timeout:.0f} s, and killed" if code is None else job_cause(log)
-    return ServiceError(f"the final job failed: {why}", advice=f"see {log}", transient=code is None)
+    passing = code is None or passing_cause(why) is not None
+    return ServiceError(f"the final job failed: {why}", advice=f"see {log}", transient=passing)

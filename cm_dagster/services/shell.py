@@ -6,21 +6,39 @@ import contextlib
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-__all__ = ["kill", "spawn", "write_text"]
+__all__ = ["kill", "spawn", "unwritable", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file, so that a reader or a crash meets the old or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def unwritable(folder: Path) -> str:
+    """Try whether a folder can be written; gives why not, e.g. that its disk is full, or empty text if it can."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(bytes(4096))
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def spawn(

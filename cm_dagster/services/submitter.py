@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -27,8 +27,8 @@ import yaml
 from cm_dagster.errors import SubmitError
 from cm_dagster.plan.names import AttemptId
 from cm_dagster.plan.render import READY_LINE, TryPaths, submit_script
-from cm_dagster.services.causes import setup_cause, stop_cause, submit_cause
-from cm_dagster.services.shell import kill, spawn, write_text
+from cm_dagster.services.causes import passing_cause, setup_cause, stop_cause, submit_cause
+from cm_dagster.services.shell import kill, spawn, unwritable, write_text
 from cm_dagster.spec.models import StackSpec
 from cm_dagster.spec.sites import SiteSpec
 
@@ -141,7 +141,7 @@ def _from_record(attempt: AttemptId, paths: TryPaths, data: Mapping[str, Any]) -
     error: SubmitError | None = None
     if outcome is not SubmitOutcome.SUBMITTED:
         logged: Mapping[str, str] = data.get("error") or {}
-        error = _interrupted(data) if not logged else stop_cause(logged) or submit_cause(paths.log, paths.submit_dir)
+        error = _logged_cause(logged, paths) if logged else _interrupted(data)
     return SubmitResult(
         attempt,
         outcome,
@@ -152,6 +152,15 @@ def _from_record(attempt: AttemptId, paths: TryPaths, data: Mapping[str, Any]) -
         cpu=data.get("cpu", 0.0),
         wall=data.get("ended", data["started"]) - data["started"],
     )
+
+
+def _logged_cause(logged: Mapping[str, str], paths: TryPaths) -> SubmitError:
+    """Say why a group failed; on a full disk its log may be cut off, and only its last words tell."""
+    if (stopped := stop_cause(logged)) is not None:
+        return stopped
+    found = submit_cause(paths.log, paths.submit_dir)
+    last_words = f"{logged.get('type', '')}: {logged.get('message', '')}"
+    return found if found.transient else passing_cause(last_words) or found
 
 
 def _interrupted(data: Mapping[str, Any]) -> SubmitError:
@@ -231,12 +240,32 @@ class Submitter:
         ------
         result
             Of one attempt, in the order in which they end.
+
+        Raises
+        ------
+        OSError
+            If files can't be written or no process can be started; of attempts without a result, their files tell.
         """
+        with contextlib.closing(self._submit(batch, pass_fds)) as results:
+            for result in results:
+                yield self._unless_full(result)
+
+    def _submit(self, batch: Sequence[Prepared], pass_fds: Sequence[int]) -> Generator[SubmitResult]:
         if self.site.submit.method == "plain":
             yield from self._submit_plain(batch, pass_fds)
             return
         for _, same in itertools.groupby(sorted(batch, key=_stack_key), key=_stack_key):
             yield from self._submit_batch(list(same), pass_fds)
+
+    def _unless_full(self, result: SubmitResult) -> SubmitResult:
+        """Blame no attempt for what fails in as many ways as there are programs: a disk that can't be written."""
+        passes = result.error is not None and result.error.transient
+        if result.outcome is not SubmitOutcome.FAILED or passes or not (why := unwritable(self.site.submit_area)):
+            return result
+        advice = "make room, or mount it again; it goes on by itself"
+        return replace(
+            result, error=SubmitError(f"the submit area cannot be written: {why}", advice=advice, transient=True)
+        )
 
     def script(self, stack: StackSpec, command: Sequence[str]) -> str:
         """Write a script that sets a stack up and runs a command in it."""

@@ -2,6 +2,7 @@
 
 from cm_dagster.spec.diff import diff
 from cm_dagster.spec.draft import DraftInput, DraftStep, draft_campaign
+from cm_dagster.spec.limits import Brake, CampaignLimits, LimitsSpec, RampUp
 from cm_dagster.spec.loading import load_campaign, load_sites
 from cm_dagster.spec.models import (
     Accept,
@@ -14,19 +15,25 @@ from cm_dagster.spec.models import (
     StepSettings,
     StepSpec,
 )
+from cm_dagster.spec.rules import Rule
 from cm_dagster.spec.schema import json_schema
-from cm_dagster.spec.sites import LimitsSpec, Sites, SiteSpec, SiteStack, SubmitSpec, WmsSpec
+from cm_dagster.spec.sites import BackoffSpec, Sites, SiteSpec, SiteStack, SubmitSpec, WmsSpec
 
 __all__ = [
     "Accept",
+    "BackoffSpec",
+    "Brake",
     "ButlerInputs",
+    "CampaignLimits",
     "CampaignSpec",
     "DraftInput",
     "DraftStep",
     "GroupBy",
     "LimitsSpec",
+    "RampUp",
     "ResolvedSettings",
     "Retry",
+    "Rule",
     "SiteSpec",
     "SiteStack",
     "Sites",

@@ -57,7 +57,7 @@ def _wrong(message: str, expected: str = "") -> PydanticCustomError:
 
 
 _NAME_RULE = "a letter, then letters, digits and single underscores, at most 60"
-_TAKEN = re.compile(r"inputs|at|run|collected|chained|registered|delivered|campaigns|default|g\d{4,}")
+_TAKEN = re.compile(r"inputs|at|run|collected|chained|registered|delivered|campaigns|default|g\d{4,}[a-z]*")
 """Words that stand where a campaign's, step's or site's name could stand in collections and asset keys."""
 
 

@@ -31,7 +31,9 @@ from cm_dagster.spec.fields import (
     Wanted,
     slip,
 )
+from cm_dagster.spec.limits import Brake, CampaignLimits
 from cm_dagster.spec.problems import Problem
+from cm_dagster.spec.rules import Rule, Rules, joined
 from cm_dagster.spec.steps import ancestors, graph_problems, merge, topological
 
 __all__ = [
@@ -152,6 +154,11 @@ class StepSettings(Model):
     step's dimension), or a least number; by default none are required."""
     scouts: int | None = Field(default=None, ge=0)
     """Number of groups that go first and must be accepted before the others start; by default 0."""
+    brake: Brake | None = None
+    """When the step stops by itself at a site; by default as `brake: {}`."""
+    rules: Rules | None = None
+    """What is done by itself when an attempt fails in a known way, in order; by default only what cm_dagster ships. A
+    step's own rules come before those in `defaults`, and all of these before those shipped (docs/recovery.md)."""
     bps: BpsSettings | None = None
     """BPS settings for the step's workflows, over those of the campaign; by default none."""
 
@@ -181,10 +188,14 @@ class ResolvedSettings(Model):
     """When a group is accepted."""
     retry: Retry = Retry()
     """What is done by itself when an attempt fails."""
+    rules: tuple[Rule, ...] = ()
+    """Error rules: the step's own, then those of the campaign."""
     requirements: dict[str, int | Literal["all"]] = Field(default={})
     """Datasets that the inputs must hold before the step starts, by dataset type."""
     scouts: int = 0
     """Number of groups that go first."""
+    brake: Brake = Brake()
+    """When the step stops by itself at a site."""
     bps: dict[str, Any] = Field(default={})
     """BPS settings: those of the campaign, of its `defaults` and of the step, later ones over earlier ones."""
 
@@ -210,6 +221,11 @@ class CampaignSpec(Model):
     ] = Field(min_length=1)
     """Sites that process the campaign: the share of each (any positive numbers, of which only the ratios count), a
     list for equal shares, or one name."""
+    priority: int = 0
+    """Campaigns of higher priority go first wherever there is not room for all; equals share it evenly; by default
+    0."""
+    limits: CampaignLimits = CampaignLimits()
+    """How much of the campaign goes at the same time."""
     bps: BpsSettings = Field(default={})
     """BPS settings for all workflows, as in a BPS submit file; by default none."""
     defaults: StepSettings = StepSettings()
@@ -227,15 +243,17 @@ class CampaignSpec(Model):
     def settings(self, step: str) -> ResolvedSettings:
         """Resolve the settings of a step: its own, else the campaign's defaults, else those of cm_dagster.
 
-        A step's ``accept`` or ``retry`` takes the place of that in ``defaults``; ``requirements`` are merged key by
-        key, ``bps`` at all depths.
+        A step's ``accept``, ``retry`` or ``brake`` takes the place of that in ``defaults``; ``requirements`` are
+        merged key by key, ``bps`` at all depths.
         """
         own, general = self.steps[step], self.defaults
         return ResolvedSettings(
             accept=own.accept or general.accept or Accept(),
             retry=own.retry or general.retry or Retry(),
+            rules=joined(own.rules or (), general.rules or ()),
             requirements={**(general.requirements or {}), **(own.requirements or {})},
             scouts=next((value for value in (own.scouts, general.scouts) if value is not None), 0),
+            brake=own.brake or general.brake or Brake(),
             bps=merge(self.bps, general.bps or {}, own.bps or {}),
         )
 

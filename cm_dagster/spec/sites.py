@@ -7,9 +7,10 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from cm_dagster.spec.fields import BpsSettings, ClassName, EnvName, Folder, Model, ShellLines, SiteName, slip
+from cm_dagster.spec.limits import LimitsSpec
 from cm_dagster.spec.problems import Problem
 
-__all__ = ["LimitsSpec", "SiteSpec", "SiteStack", "Sites", "SubmitSpec", "WmsSpec"]
+__all__ = ["BackoffSpec", "LimitsSpec", "SiteSpec", "SiteStack", "Sites", "SubmitSpec", "WmsSpec"]
 
 
 class WmsSpec(Model):
@@ -45,13 +46,18 @@ class SubmitSpec(Model):
     """Workflows that a submit run makes at the same time; by default 1."""
     timeout: float = Field(default=60.0, gt=0)
     """Time after which the submission of a workflow is given up, in minutes; by default 60."""
+    patience: float = Field(default=24.0, gt=0)
+    """Time after which an attempt fails whose submission failed again and again by something that passes (the Butler
+    away, the disk full), in hours; by default 24."""
 
 
-class LimitsSpec(Model):
-    """How much a site takes."""
+class BackoffSpec(Model):
+    """How long is waited before something is tried again that failed by what passes; each time twice as long."""
 
-    in_flight: int = Field(default=100, ge=1)
-    """Most workflows in the site's hands at the same time; by default 100."""
+    first: float = Field(default=60.0, gt=0)
+    """Time until the second try, in seconds; by default 60."""
+    longest: float = Field(default=900.0, gt=0)
+    """Longest time between two tries, in seconds; by default 900."""
 
 
 class SiteSpec(Model):
@@ -73,6 +79,8 @@ class SiteSpec(Model):
     """How workflows are submitted at the site."""
     limits: LimitsSpec = LimitsSpec()
     """How much the site takes at once."""
+    backoff: BackoffSpec = BackoffSpec()
+    """How long is waited between tries."""
     tick: float = Field(default=30.0, gt=0)
     """Time between two looks at the WMS, in seconds; by default 30."""
     env: dict[EnvName, str] = Field(default={})

@@ -1,4 +1,4 @@
-"""A real Dagster instance on SQLite with our dagster.yaml, and what launches, attempts and campaigns need on it."""
+"""A real Dagster instance with our dagster.yaml, and what launches, attempts and campaigns need on it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test, in_process_test_workspace
@@ -146,7 +147,10 @@ class Rig:
 
     def begin(self, group: str, number: int = 1, step: StepId = STEP1, state: State = State.RUNNING) -> str:
         """Make an attempt whose workflow is at the WMS."""
-        run_id = self.queue(group, number, step)
+        return self.carry_on(self.queue(group, number, step), state)
+
+    def carry_on(self, run_id: str, state: State) -> str:
+        """Bring a queued attempt to a state in which its workflow is at the WMS."""
         attempt = self.attempt(run_id)
         events.start(self.instance, attempt)
         wms_id = self.wms.add(attempt.id.workflow)
@@ -206,7 +210,9 @@ class Rig:
 
 
 @contextmanager
-def open_rig(folder: Path, blank: Path, site: Mapping[str, Any] | None = None) -> Iterator[Rig]:
+def open_rig(
+    folder: Path, blank: Path, site: Mapping[str, Any] | None = None, storage: Mapping[str, Any] | None = None
+) -> Iterator[Rig]:
     """Make a deployment in a folder and open its instance.
 
     Parameters
@@ -217,6 +223,8 @@ def open_rig(folder: Path, blank: Path, site: Mapping[str, Any] | None = None) -
         ``DAGSTER_HOME`` of an instance with nothing in it, to be copied: making its databases takes a second.
     site
         Settings of the site other than the usual ones.
+    storage
+        The block ``storage`` of dagster.yaml; None for SQLite.
     """
     deployment = Deployment(folder / "deployment")
     document = {
@@ -228,6 +236,7 @@ def open_rig(folder: Path, blank: Path, site: Mapping[str, Any] | None = None) -
     deployment.folder.mkdir()
     shutil.copytree(blank, deployment.home)
     deployment.write({"sites": {SITE: document}})
+    use_storage(deployment, storage)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in deployment.environment().items():
             patch.setenv(name, value)
@@ -238,15 +247,23 @@ def open_rig(folder: Path, blank: Path, site: Mapping[str, Any] | None = None) -
     _forget()
 
 
-def make_blank(folder: Path) -> Path:
+def make_blank(folder: Path, storage: Mapping[str, Any] | None = None) -> Path:
     """Make the ``DAGSTER_HOME`` of an instance with nothing in it."""
     deployment = Deployment(folder)
     deployment.write({})
+    use_storage(deployment, storage)
     with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
         instance.get_runs(limit=1)
         instance.get_asset_keys()
         instance.all_instigator_state()
     return deployment.home
+
+
+def use_storage(deployment: Deployment, storage: Mapping[str, Any] | None) -> None:
+    """Put the block ``storage`` into a deployment's dagster.yaml; nothing for None."""
+    if storage is not None:
+        path = deployment.home / "dagster.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "storage": dict(storage)}))
 
 
 def _forget() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,10 @@ from cm_dagster.services.submitter import Prepared, SubmitResult, Submitter, rea
 from cm_dagster.services.wms import WmsClient, WmsState, WorkflowReport
 from cm_dagster.spec import SiteSpec
 
+_SKIPPED = (
+    "Dropping task isr because no quanta remain (96 previously succeeded and skipped).\n"
+    "Error: QuantumGraph was empty; ERROR logs above should provide details.\n"
+)
 ALIVE = (WmsState.PENDING, WmsState.RUNNING, WmsState.HELD, WmsState.UNKNOWN)
 
 
@@ -32,6 +36,10 @@ class ScriptedWms(WmsClient):
         self.hidden: set[str] = set()
         """Workflows that nothing shows yet."""
         self.asked: Counter[str] = Counter()
+        self.restarts_as_new = False
+        """Whether a restart gives the workflow another id."""
+        self.restart_breaks = False
+        """Whether nobody hears that a workflow was restarted."""
         self.on_one: Callable[[], object] = lambda: None
         """Happens when one workflow is asked for."""
 
@@ -44,6 +52,11 @@ class ScriptedWms(WmsClient):
     def set(self, wms_id: str, state: WmsState) -> None:
         self.workflows[wms_id] = replace(self.workflows[wms_id], state=state)
 
+    def ends(self, wms_id: str, state: WmsState, exit_codes: Mapping[str, tuple[int, ...]]) -> None:
+        """End a workflow with exit codes, which only the question for its id shows."""
+        self.set(wms_id, state)
+        self.workflows[wms_id] = replace(self.workflows[wms_id], exit_codes=exit_codes, jobs={WmsState.FAILED: 1})
+
     def alive(self) -> list[str]:
         """Names of the workflows that run."""
         return [report.name for report in self.workflows.values() if report.state in ALIVE]
@@ -53,7 +66,8 @@ class ScriptedWms(WmsClient):
 
     def report_all(self, history: float) -> dict[str, WorkflowReport]:
         self._answer("list")
-        return {key: each for key, each in self.workflows.items() if key not in self.hidden | self.unlisted}
+        listed = (key for key in self.workflows if key not in self.hidden | self.unlisted)
+        return {key: replace(self.workflows[key], exit_codes={}) for key in listed}
 
     def report_one(self, wms_id: str, history: float) -> WorkflowReport | None:
         self._answer("one")
@@ -66,6 +80,17 @@ class ScriptedWms(WmsClient):
             raise WmsError(f"the WMS did not cancel workflow {wms_id}: it has ended or is not known")
         self.set(wms_id, WmsState.CANCELLED)
         return "cancelled"
+
+    def restart(self, wms_id: str) -> str:
+        self._answer("restart")
+        if self.workflows[wms_id].state in (*ALIVE, WmsState.SUCCEEDED):
+            raise WmsError(f"the WMS did not restart workflow {wms_id}: nothing to restart")
+        if self.restarts_as_new:
+            return self.add(self.workflows[wms_id].name)
+        self.set(wms_id, WmsState.RUNNING)
+        if self.restart_breaks:
+            raise WmsError("the WMS could not be asked: the connection broke", transient=True)
+        return wms_id
 
     def _answer(self, question: str) -> None:
         self.asked[question] += 1
@@ -100,6 +125,20 @@ class ScriptedSubmitter(Submitter):
         """Nothing was sent."""
         return _leave(one, "failed", ok=False, error={"type": "RuntimeError", "message": "the pipeline is wrong"})
 
+    def idle(self, one: Prepared) -> SubmitResult:
+        """Nothing was sent, for there is nothing left to do."""
+        return self._without_graph(one, _SKIPPED)
+
+    def without_pipeline(self, one: Prepared) -> SubmitResult:
+        """Nothing was sent, for there is no such pipeline."""
+        error = "FileNotFoundError: [Errno 2] No such file or directory: '/nope/DRP.yaml'"
+        return self._without_graph(one, f"Traceback (most recent call last):\n{error}\n")
+
+    def _without_graph(self, one: Prepared, text: str) -> SubmitResult:
+        one.paths.submit_dir.mkdir()
+        (one.paths.submit_dir / "quantumGraphGeneration.out").write_text(text)
+        return self.bad(one)
+
     def shaky(self, one: Prepared) -> SubmitResult:
         """Nothing was sent, and it may go well next time."""
         return _leave(one, "failed", ok=False, error={"type": "OperationalError", "message": "database is locked"})
@@ -121,7 +160,7 @@ class ScriptedSubmitter(Submitter):
 
 def _leave(one: Prepared, phase: str, **result: Any) -> SubmitResult:
     """Leave the files of a try that came so far, and say what they tell."""
-    one.paths.submit_dir.mkdir()
+    one.paths.submit_dir.mkdir(exist_ok=True)
     error = result.get("error")
     lines = ["Traceback (most recent call last):", f"{error['type']}: {error['message']}"] if error else []
     one.paths.log.write_text("\n".join(lines))

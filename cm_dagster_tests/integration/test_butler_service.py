@@ -248,6 +248,18 @@ def test_run_counts_tell_an_empty_run_from_one_that_is_not_there(own: ButlerServ
     assert own.run_counts("u/none", ["isr"]) is None
 
 
+def test_quanta_of_a_run_are_counted_without_knowing_its_tasks(own: ButlerService, hsc_repo: Survey) -> None:
+    with Butler.from_config(str(hsc_repo.root), writeable=True) as butler:
+        data_ids = butler.query_data_ids(["exposure", "detector"])[:7]
+        put(butler, "isr_metadata", ["exposure", "detector"], "u/run", data_ids)
+        put(butler, "isr_log", ["exposure", "detector"], "u/run", data_ids)
+        put(butler, "other_metadata", ["exposure", "detector"], "u/another", data_ids)
+        butler.collections.register("u/empty")
+    assert own.quanta_in("u/run") == {"isr": 7}
+    assert own.quanta_in("u/empty") == {}
+    assert own.quanta_in("u/none") is None
+
+
 def test_an_open_service_sees_what_others_add(own: ButlerService, hsc_repo: Survey) -> None:
     assert own.run_counts("u/run", ["isr"]) is None
     with Butler.from_config(str(hsc_repo.root), writeable=True) as butler:
@@ -333,3 +345,18 @@ def test_pipeline_shape(service: ButlerService) -> None:
     )
     with pytest.raises(ButlerError, match=r"nope\.yaml"):
         service.pipeline(str(path.with_name("nope.yaml")))
+
+
+def test_what_is_below_a_collection(own: ButlerService) -> None:
+    with Butler.from_config(own.repo, writeable=True) as butler:
+        for name in ("u/x/a/run", "u/x/b/run", "u/xy/run", "u/x"):
+            butler.collections.register(name)
+    own.set_chain("u/x/all", ["u/x/b/run", "u/x/a/run"])
+    own.set_chain("u/x/nothing", [])
+    assert own.below("u/x") == {
+        "u/x/a/run": [],
+        "u/x/b/run": [],
+        "u/x/all": ["u/x/b/run", "u/x/a/run"],
+        "u/x/nothing": [],
+    }
+    assert own.below("u/x/a/run") == {}

@@ -22,7 +22,7 @@ from cm_dagster.control.chain import chain, one_writer
 from cm_dagster.control.collect import collect, missing_groups
 from cm_dagster.control.inputs import prepare_inputs
 from cm_dagster.control.steps import chained_key, collected_key, inputs_key, load_boards
-from cm_dagster.errors import LedgerError, NoInputsError
+from cm_dagster.errors import CmError, LedgerError, NoInputsError
 from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.plans import load_plan
 from cm_dagster.local.survey import Survey
@@ -76,7 +76,8 @@ def test_a_chain_holds_the_accepted_groups_in_group_order(own: Rig) -> None:
     own.fail(groups[1])
     own.begin(groups[2])
     done = chain(own.instance, own.site, STEP1)
-    assert children(own, AT) == [run_of(groups[n]) for n in (0, 3, 4)] == list(done.groups.values())
+    assert children(own, AT) == [run_of(groups[n]) for n in (0, 3, 4)]
+    assert done.groups == {groups[n]: [run_of(groups[n])] for n in (0, 3, 4)}
     assert done.new == (groups[0], groups[3], groups[4])
     done.remember(own.instance)
     # Twice changes nothing; more is computed whole.
@@ -153,6 +154,18 @@ def test_a_second_writer_of_chains_waits(rig: Rig) -> None:
         go_on(second_in)
 
 
+def test_a_writer_that_waits_too_long_gives_up_for_now(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cm_dagster.control.chain._PATIENCE", 0.2)
+    with writer(rig) as (stdin, stdout):
+        go_on(stdin)
+        assert stdout.readline() == b"in\n"
+        late = one_writer(rig.site.area, "camp")
+        with pytest.raises(CmError, match="another process has set chains of camp") as caught:
+            late.__enter__()
+        assert caught.value.transient
+        go_on(stdin)
+
+
 def test_the_asset_logs_each_group_once(own: Rig) -> None:
     own.create()
     own.plan(3)
@@ -177,13 +190,13 @@ def test_chains_are_due_when_something_new_is_accepted(own: Rig) -> None:
     own.plan(3)
     assert chains_due(own.instance, own.site) == []
     accept(own, "g0001")
-    ((step, key),) = chains_due(own.instance, own.site)
-    assert step == STEP1
-    assert chains_due(own.instance, own.site) == [(step, key)]
+    (first,) = chains_due(own.instance, own.site)
+    assert first.step == STEP1
+    assert chains_due(own.instance, own.site) == [first]
     remember(own)
     assert chains_due(own.instance, own.site) == []
     accept(own, "g0000")
-    assert chains_due(own.instance, own.site)[0][1] != key
+    assert chains_due(own.instance, own.site)[0].run_key != first.run_key
 
 
 # --------------------------------------------------------------------------------------------------------- collect

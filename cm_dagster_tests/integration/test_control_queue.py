@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +15,14 @@ from dagster._core.events import DagsterEvent
 from dagster._core.test_utils import create_run_for_test
 
 from cm_dagster.control.dispatch import wishes
-from cm_dagster.control.queue import Batch, batches, hold_life_line, in_work
-from cm_dagster.ledger import tags
+from cm_dagster.control.lifeline import hold_life_line
+from cm_dagster.control.queue import Batch, batches, in_work
+from cm_dagster.control.waiting import wait_of
+from cm_dagster.ledger import campaigns, events, tags
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
 from cm_dagster.spec.sites import LimitsSpec, SubmitSpec
+from cm_dagster_tests.integration.conftest import Clock
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, SUBMIT, Rig, make_spec
 from cm_dagster_tests.integration.stand_ins import Killed
 
@@ -63,8 +68,8 @@ def test_the_limit_is_that_of_the_site_not_of_a_campaign(rig: Rig) -> None:
     rig.restrict(limits=LimitsSpec(in_flight=3))
     assert [wish.id.workflow for wish in wishes(rig.instance, rig.site)] == [
         f"camp.step1.{SITE}.g0000.a01",
-        f"camp.step1.{SITE}.g0001.a01",
         f"other.step1.{SITE}.g0000.a01",
+        f"camp.step1.{SITE}.g0001.a01",
     ]
 
 
@@ -161,6 +166,45 @@ def test_a_persons_request_goes_first_then_priority_then_age(rig: Rig) -> None:
     assert due(rig) == [(person, urgent, old)]
 
 
+def test_a_backfill_of_very_many_groups_does_not_flood_the_wms(rig: Rig) -> None:
+    rig.create(make_spec(**settings(scouts=1)))
+    rig.plan(30)
+    rig.restrict(limits=LimitsSpec(in_flight=4), submit=SubmitSpec(batch=20))
+    runs = [rig.queue(f"g{n:04d}", more={"dagster/backfill": "b"}) for n in range(29)]
+    assert due(rig) == [(runs[0],)]  # the scout
+    alone = rig.queue("g0029")
+    assert due(rig) == [(alone, runs[0])]
+    events.accept(rig.instance, rig.attempt(runs[0]), "good", {})
+    assert due(rig) == [(alone, *runs[1:4])]
+
+
+def test_a_paused_step_is_not_submitted_whoever_asked(rig: Rig) -> None:
+    rig.create()
+    rig.plan(3)
+    lost = rig.queue("g0001")
+    rig.submitter.turns = [rig.submitter.dies]
+    with pytest.raises(Killed):
+        rig.submit(lost)
+    rig.queue("g0000")
+    campaigns.pause(rig.instance, "camp", "step1", user="anna", reason="disk")
+    assert due(rig) == [(lost,)]  # it is in the site's hands already
+    campaigns.resume(rig.instance, "camp", "step1", user="anna", reason="space")
+    assert len(due(rig)[0]) == 2
+
+
+def test_what_is_submitted_again_keeps_to_the_limits_too(rig: Rig) -> None:
+    rig.create()
+    rig.plan(6)
+    rig.restrict(limits=LimitsSpec(in_flight=6, building=2), submit=SubmitSpec(batch=20))
+    lost = [rig.queue(f"g000{n}") for n in range(3)]
+    for run_id in lost:
+        events.start(rig.instance, rig.attempt(run_id))
+    rig.queue("g0003")
+    assert due(rig) == [tuple(lost[:2])]
+    hold_life_line(rig.site, submit_run(rig, lost[:1]))
+    assert due(rig) == [(lost[1],)]
+
+
 def test_attempts_in_a_living_submit_run_are_not_handed_out_again(rig: Rig) -> None:
     rig.create()
     rig.plan(3)
@@ -181,7 +225,7 @@ _HOLDER = """
 import sys, time
 from pathlib import Path
 from types import SimpleNamespace
-from cm_dagster.control.queue import hold_life_line
+from cm_dagster.control.lifeline import hold_life_line
 hold_life_line(SimpleNamespace(area=Path(sys.argv[1])), sys.argv[2])
 print("held", flush=True)
 time.sleep(60)
@@ -205,6 +249,97 @@ def test_a_dead_submit_run_is_reaped_and_its_attempts_are_taken_up(rig: Rig) -> 
     assert run is not None
     assert run.status is dg.DagsterRunStatus.FAILURE
     assert "process is gone" in rig.end_message(run_id)
+
+
+def die(rig: Rig, attempts: Sequence[str]) -> str:
+    """Have a run of the submit job die that held these attempts."""
+    run_id = submit_run(rig, attempts)
+    run = rig.instance.get_run_by_id(run_id)
+    assert run is not None
+    rig.instance.report_run_failed(run, "its process was killed")
+    return run_id
+
+
+def test_attempts_of_a_batch_that_died_are_tried_singly(rig: Rig) -> None:
+    rig.create()
+    rig.plan(5)
+    one, two, three, other, last = (rig.queue(f"g000{n}") for n in range(5))
+    die(rig, [one, two, three])
+    assert due(rig) == [(other, last), (one,), (two,), (three,)]
+    # One that failed by itself has said on its attempts why, and does not count.
+    failed = rig.instance.get_run_by_id(submit_run(rig, [other]))
+    assert failed is not None
+    rig.instance.add_run_tags(failed.run_id, {"dagster/failure_reason": "STEP_FAILURE"})
+    rig.instance.report_run_failed(failed)
+    assert due(rig)[0] == (other, last)
+
+
+def test_an_attempt_that_kills_one_process_after_another_waits_longer_each_time(rig: Rig, clock: Clock) -> None:
+    rig.create()
+    rig.plan(2)
+    bad, good = rig.queue("g0000"), rig.queue("g0001")
+    die(rig, [bad, good])
+    for tries, seconds in enumerate([60, 120, 240], 1):
+        last = die(rig, [bad])
+        for _ in range(2):
+            assert due(rig) == [(good,)]
+        wait = wait_of(rig.attempt(bad))
+        assert wait is not None
+        assert (wait.tries, last in wait.cause) == (tries, True)
+        assert last in rig.notes(bad)
+        clock.forward(seconds * 0.8)
+        assert due(rig) == [(good,)]
+        clock.forward(seconds * 0.2)
+        assert due(rig) == [(bad,), (good,)]
+
+
+def test_a_death_counts_once(rig: Rig, clock: Clock) -> None:
+    rig.create()
+    rig.plan(1)
+    run_id = rig.queue("g0000")
+    for _ in range(2):
+        die(rig, [run_id])
+    assert due(rig) == []
+    clock.forward(61)
+    rig.submitter.turns = [rig.submitter.shaky]
+    rig.submit(run_id)
+    assert due(rig) == []
+    wait = wait_of(rig.attempt(run_id))
+    assert wait is not None
+    assert (wait.tries, "locked" in wait.cause) == (2, True)
+    clock.forward(121)
+    assert due(rig) == [(run_id,)]
+
+
+def test_the_submit_area_is_cleared_of_what_is_over(rig: Rig, clock: Clock) -> None:
+    rig.create()
+    going, over, gone = submit_run(rig, []), submit_run(rig, []), "a-run-that-was-deleted"
+    run = rig.instance.get_run_by_id(over)
+    assert run is not None
+    rig.instance.report_run_failed(run)
+    held = submit_run(rig, [])
+    hold_life_line(rig.site, held)
+    folder = rig.site.area / "_runs"
+    for run_id in (going, over, gone):
+        (folder / run_id).touch()
+    (folder / f".{over}").touch()
+    os.utime(folder / f".{over}", (0, 0))
+    (folder / ".a-new-run").touch()  # about to become a life line
+    names = {
+        age: time.strftime("%Y%m%dT%H%M%S-0123abcd", time.gmtime(time.time() - age * 86400)) for age in (0, 29, 31, 400)
+    }
+    for name in names.values():
+        (rig.site.area / "_batches" / name).mkdir(parents=True)
+        (rig.site.area / "_batches" / name / "batch.log").touch()
+    due(rig)
+    assert {path.name for path in folder.iterdir()} == {going, ".a-new-run", held}
+    assert {path.name for path in (rig.site.area / "_batches").iterdir()} == {names[0], names[29]}
+    (folder / over).touch()
+    due(rig)
+    assert (folder / over).exists()  # not in each tick
+    clock.forward(3601)
+    due(rig)
+    assert not (folder / over).exists()
 
 
 def test_a_group_goes_once_at_a_time(rig: Rig) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from cm_dagster.control.audit import audit
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
 from cm_dagster.control.finalize import finalize
@@ -100,6 +101,7 @@ def test_from_the_queue_to_the_chain(real: Rig, hsc_repo: Survey) -> None:
     collect(real.instance, real.site, spec, "step1")
     runs_of = [f"u/camp/step1/{name}/run" for name in ("g0000/a01", "g0001/a02")]
     assert real.site.butler(spec).chain("u/camp/step1") == runs_of
+    assert audit(real.instance, real.site, LOG).all_well
     real.site.butler(spec).close()
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from cm_dagster.control import claim as taking
 from cm_dagster.control import submit as submitting
 from cm_dagster.control.health import read_health
-from cm_dagster.control.submit import _TRIES
+from cm_dagster.control.twins import read_alarms
 from cm_dagster.ledger import events
 from cm_dagster.ledger.claims import Claims
 from cm_dagster.plan.names import group_folder
@@ -107,6 +110,48 @@ def test_a_twin_is_cancelled_with_an_alarm(step: Rig, ended: bool) -> None:
     assert f"{twin};" in step.notes(run_id)
 
 
+@pytest.mark.parametrize("known", ["recorded", "in the files of the try"])
+def test_of_twins_the_recorded_one_stays(step: Rig, monkeypatch: pytest.MonkeyPatch, known: str) -> None:
+    """Also if another one is older, or has succeeded."""
+    older = step.wms.add(name("g0000"), WmsState.SUCCEEDED)
+    step.wms.hidden = {older}
+    run_id = step.queue("g0000")
+    if known == "recorded":
+        step.wms.add(name("g0000"))  # to be adopted
+    with monkeypatch.context() as patch:
+        at_point(patch, step, "after the record" if known == "recorded" else "after the submission", die)
+        with pytest.raises(Killed):
+            step.submit(run_id)
+    step.wms.hidden = set()
+    third = step.wms.add(name("g0000"))
+    step.submit(run_id)
+    assert step.attempt(run_id).wms_id == "2"
+    states = [step.wms.workflows[each].state for each in (older, "2", third)]
+    assert states == [WmsState.SUCCEEDED, WmsState.RUNNING, WmsState.CANCELLED]
+    assert step.submitter.submissions[name("g0000")] == (0 if known == "recorded" else 1)
+
+
+def die() -> NoReturn:
+    raise Killed
+
+
+def test_a_twin_is_one_alarm_however_often_its_cancellation_is_repeated(
+    step: Rig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = step.queue("g0000")
+    own, twin = step.wms.add(name("g0000")), step.wms.add(name("g0000"))
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "submitted", die_once := Mock(side_effect=Killed))
+        with pytest.raises(Killed):
+            step.submit(run_id)
+    assert die_once.called
+    with caplog.at_level(logging.ERROR):
+        step.submit(run_id)
+    assert "ALARM" in caplog.text
+    (alarm,) = read_alarms(step.instance, [SITE])[SITE]
+    assert (alarm.own, alarm.twin, alarm.workflow, alarm.run_id) == (own, twin, name("g0000"), run_id)
+
+
 def test_an_unknown_outcome_is_asked_for_and_adopted(step: Rig) -> None:
     run_id = step.queue("g0000")
     step.submitter.turns = [step.submitter.sent]
@@ -152,19 +197,6 @@ def test_a_permanent_failure_fails_the_attempt_with_its_cause_and_not_the_others
     step.submit(bad, good)
     assert (step.state(bad), step.state(good)) == (State.FAILED, State.SUBMITTED)
     assert step.end_message(bad).startswith("Not submitted: bps submit failed: RuntimeError: the pipeline is wrong")
-
-
-def test_a_transient_failure_is_tried_again_to_the_limit(step: Rig) -> None:
-    run_id = step.queue("g0000")
-    step.submitter.turns = [step.submitter.shaky] * 99
-    for _ in range(_TRIES - 1):
-        assert step.submit(run_id).waiting == 1
-        assert step.state(run_id) is State.CLAIMED
-    assert step.submit(run_id).waiting == 0
-    assert step.state(run_id) is State.FAILED
-    assert "locked" in step.end_message(run_id)
-    assert step.submitter.submissions == {name("g0000"): _TRIES}
-    assert step.submit(run_id).submitted == 0
 
 
 def test_what_cannot_be_written_fails_its_attempt_alone(step: Rig) -> None:
@@ -329,9 +361,6 @@ def test_terminated_at_any_point_nothing_is_left_running(
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_any_point_there_is_one_workflow(step: Rig, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    def die() -> None:
-        raise Killed
-
     for group, then in (("g0000", "safe"), ("g0001", "force"), ("g0002", "nothing")):
         run_id = step.queue(group)
         with monkeypatch.context() as patch:

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
+import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
+from dagster._core.test_utils import create_run_for_test
 
+from cm_dagster.control.finalize import finalize
 from cm_dagster.control.health import read_health, read_progress
 from cm_dagster.control.queue import batches
+from cm_dagster.control.twins import read_alarms
+from cm_dagster.control.waiting import wait_of, why_waits
+from cm_dagster.errors import ButlerError, ServiceError
+from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
+from cm_dagster.services.quanta import FinalJobResult, QuantaSummary, TaskQuanta
 from cm_dagster.services.wms import WmsState
-from cm_dagster_tests.integration.ledger_rig import SITE, SUBMIT, Rig
+from cm_dagster_tests.integration.conftest import Clock
+from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, SUBMIT, Rig
 
 IN_HANDS = [state for state, shown in SHOWN_AS.items() if shown is RunStatus.STARTED and state is not State.CLAIMED]
 
@@ -185,3 +196,285 @@ def test_a_queued_attempt_that_is_terminated_asks_nothing_of_the_wms(step: Rig) 
     assert step.state(run_id) is State.CANCELLED
     step.watch()
     assert step.wms.asked == {}
+
+
+# ------------------------------------------------------------------------------------------------------ what waits
+
+
+def wait(step: Rig, run_id: str) -> Wait:
+    found = read_progress(step.instance, SITE)[run_id].wait
+    assert found is not None
+    return found
+
+
+def test_what_the_list_lacks_is_asked_for_in_turn_and_less_and_less_often(step: Rig, clock: Clock) -> None:
+    runs = [step.begin(f"g{n:04d}") for n in range(45)]
+    step.wms.hidden = set(step.wms.workflows)
+    for asked in (20, 40, 45, 45):
+        step.watch()
+        assert step.wms.asked["one"] == asked
+    assert {step.state(run_id) for run_id in runs} == {State.UNKNOWN}
+    since = wait(step, runs[0]).since
+    clock.forward(61)
+    for asked in (65, 85, 90, 90):
+        step.watch()
+        assert step.wms.asked["one"] == asked
+    assert {wait(step, run_id).tries for run_id in runs} == {2}
+    clock.forward(61)
+    step.watch()
+    assert step.wms.asked["one"] == 90  # it is twice as long now
+    found = wait(step, runs[0])
+    assert (found.since, found.cause) == (since, "the WMS does not show workflow 1")
+    assert step.notes(runs[0]).count("Waits: the WMS does not show workflow 1; tried once since") == 1
+    assert found.next - found.last > 100
+
+
+def test_nobody_is_asked_for_twice_before_all_are_asked_for_once(step: Rig, clock: Clock) -> None:
+    runs = [step.begin(f"g{n:04d}") for n in range(45)]
+    step.wms.hidden = set(step.wms.workflows)
+    for _ in range(3):
+        step.watch()
+        clock.forward(1000)  # the time of all has come
+    progress = read_progress(step.instance, SITE)
+    assert all(progress[run_id].wait for run_id in runs)
+
+
+def test_a_workflow_that_comes_back_is_seen_at_once(step: Rig, clock: Clock) -> None:
+    run_id = step.begin("g0000")
+    step.wms.hidden = {"1"}
+    for _ in range(5):
+        step.watch()
+        clock.forward(1000)
+    assert wait(step, run_id).tries == 5
+    step.watch()
+    step.wms.hidden = set()
+    step.watch()
+    assert step.state(run_id) is State.RUNNING
+    assert read_progress(step.instance, SITE)[run_id].wait is None
+    assert step.wms.asked["one"] == 6
+
+
+def test_what_is_known_by_id_alone_stays_what_it_is_between_two_questions(step: Rig, clock: Clock) -> None:
+    run_id = step.begin("g0000")
+    step.wms.unlisted = {"1"}
+    for _ in range(3):
+        step.watch()
+        assert step.state(run_id) is State.RUNNING
+        assert read_progress(step.instance, SITE)[run_id].jobs == {"running": 2}
+    assert step.wms.asked["one"] == 1
+    assert why_waits(step.attempt(run_id), read_progress(step.instance, SITE)[run_id]) is None
+    clock.forward(61)
+    step.wms.set("1", WmsState.PENDING)
+    step.watch()
+    assert step.state(run_id) is State.SUBMITTED
+    assert step.wms.asked["one"] == 2
+
+
+def test_a_wms_that_goes_away_in_between_makes_nothing_unknown(step: Rig) -> None:
+    runs = [step.begin(f"g000{n}") for n in range(3)]
+    step.wms.unlisted = set(step.wms.workflows)
+
+    def goes_away() -> None:
+        step.wms.down = True
+        step.wms.cancel("1")
+
+    step.wms.on_one = goes_away
+    seen = step.watch()
+    assert step.state(runs[0]) is State.RUNNING
+    assert "not asked: the WMS does not answer" in seen.summary
+    assert read_progress(step.instance, SITE) == {}
+    assert step.wms.asked["one"] == 1  # the others are not asked
+
+
+def test_the_age_of_an_outage_is_told(step: Rig) -> None:
+    step.begin("g0000")
+    step.wms.down = True
+    for _ in range(3):
+        seen = step.watch()
+    assert "asked 3 times" in seen.summary
+    assert read_health(step.instance, [SITE])[SITE].asked == 3
+
+
+# ------------------------------------------------------------------------------------------------------- judgement
+
+
+class Judge:
+    """Stands for the Butler in judgement: it answers as it is told."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked = 0
+
+    def __call__(self, submit_dir: Path, butler: object) -> QuantaSummary:
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return QuantaSummary("a/run", {"isr": TaskQuanta(2, 2)}, provenance=True, registered={"isr": 2})
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
+    made = Judge()
+    monkeypatch.setattr("cm_dagster.control.judge.read_quanta", made)
+    return made
+
+
+def end(step: Rig, groups: int) -> list[str]:
+    """Make attempts whose workflow has succeeded."""
+    runs = [step.begin(f"g000{n}") for n in range(groups)]
+    for wms_id in step.wms.workflows:
+        step.wms.set(wms_id, WmsState.SUCCEEDED)
+    return runs
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ButlerError("no route to the database", transient=True),
+        ButlerError("password authentication failed", advice="ask for it"),
+        OSError(5, "Input/output error"),
+    ],
+    ids=["away", "refuses", "files"],
+)
+def test_what_can_not_be_judged_now_waits_and_is_never_failed(
+    step: Rig, judge: Judge, clock: Clock, error: Exception
+) -> None:
+    (run_id,) = end(step, 1)
+    judge.error = error
+    for tries in (1, 2, 3):
+        seen = step.watch()
+        assert "waiting for the Butler" in seen.summary
+        assert step.state(run_id) is State.ENDED
+        assert (wait(step, run_id).tries, judge.asked) == (tries, tries)
+        assert str(error) in wait(step, run_id).cause
+        step.watch()
+        assert judge.asked == tries  # not before its time
+        clock.forward(1000)
+    assert step.notes(run_id).count("Waits: it has ended and can't be judged") == 1
+    judge.error = None
+    step.watch()
+    assert step.state(run_id) is State.ACCEPTED
+    assert read_progress(step.instance, SITE) == {}
+
+
+def test_a_butler_that_is_away_is_asked_once_for_all_and_all_are_judged_when_it_is_back(
+    step: Rig, judge: Judge, clock: Clock
+) -> None:
+    runs = end(step, 4)
+    judge.error = ButlerError("no route to the database", transient=True)
+    step.watch()
+    assert judge.asked == 1
+    assert {wait(step, run_id).tries for run_id in runs} == {1}
+    clock.forward(61)
+    late = step.begin("g0005")
+    step.wms.set(step.attempt(late).wms_id, WmsState.SUCCEEDED)
+    step.watch()
+    assert judge.asked == 2
+    judge.error = None
+    clock.forward(60)  # time for the one that came late, not for the others
+    step.watch()
+    assert {step.state(run_id) for run_id in [*runs, late]} == {State.ACCEPTED}
+
+
+# ------------------------------------------------------------------------------------------------------ final jobs
+
+
+@pytest.fixture
+def final_jobs(step: Rig, judge: Judge, monkeypatch: pytest.MonkeyPatch) -> list[ServiceError | OSError | None]:
+    """What final jobs come to, one after the other; the registry lacks what they would register."""
+    results: list[ServiceError | OSError | None] = []
+
+    def run(submit_dir: Path, *_: object, **__: object) -> FinalJobResult:
+        error = results.pop(0)
+        if isinstance(error, OSError):
+            raise error
+        return FinalJobResult(error is None, submit_dir, 1.0, error)
+
+    monkeypatch.setattr("cm_dagster.control.finalize.run_final_job", run)
+    unregistered = QuantaSummary("a/run", {"isr": TaskQuanta(2, 2)}, provenance=True, registered=None)
+    monkeypatch.setattr("cm_dagster.control.judge.read_quanta", lambda *_: unregistered)
+    return results
+
+
+def test_a_final_job_that_fails_by_an_outage_waits_and_does_not_count(
+    step: Rig, clock: Clock, final_jobs: list[ServiceError | OSError | None]
+) -> None:
+    (run_id,) = end(step, 1)
+    away = ServiceError("the final job failed: OperationalError: connection refused", transient=True)
+    final_jobs.extend([away, OSError(28, "No space left on device"), away, away])
+    for tries in range(1, 5):
+        assert step.watch().finalize == [run_id]
+        finalize(step.instance, step.site, [run_id], f"a finalize run {tries}", LOG)
+        assert step.state(run_id) is State.FINALIZING
+        assert step.attempt(run_id).finalized == 0
+        why = wait_of(step.attempt(run_id))
+        assert why is not None
+        assert why.tries == tries
+        assert step.watch().finalize == []  # not before its time
+        clock.forward(1000)
+    final_jobs.extend([None, ServiceError("the final job failed: ValueError")])
+    for count in (1, 2):
+        assert step.watch().finalize == [run_id]
+        finalize(step.instance, step.site, [run_id], f"another finalize run {count}", LOG)
+        assert (step.state(run_id), step.attempt(run_id).finalized) == (State.ENDED, count)
+        assert wait_of(step.attempt(run_id)) is None
+    step.watch()
+    assert step.state(run_id) is State.FAILED
+    assert "did not help" in step.end_message(run_id)
+
+
+@pytest.mark.usefixtures("final_jobs")
+def test_a_dead_finalize_worker_is_taken_up_again(step: Rig, clock: Clock) -> None:
+    (run_id,) = end(step, 1)
+    (batch,) = [seen.batch for seen in [step.watch()] if seen.batch]
+    run: dg.DagsterRun = create_run_for_test(
+        step.instance, job_name=FINALIZE, run_config=batch.config("finalize_attempts")
+    )
+    step.instance.report_dagster_event(DagsterEvent(dg.DagsterEventType.RUN_START.value, FINALIZE), run.run_id)
+    assert step.watch().batch is None
+    clock.forward(61)  # nobody holds its life line
+    again = step.watch().batch
+    assert again is not None
+    assert again.run_ids == (run_id,)
+    assert again.run_key != batch.run_key
+    assert "process is gone" in step.end_message(run.run_id)
+
+
+# ----------------------------------------------------------------------------------------------------------- twins
+
+
+def test_a_twin_that_runs_beside_the_recorded_workflow_is_cancelled_with_an_alarm(
+    step: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = step.begin("g0000")
+    own = step.attempt(run_id)
+    twin = step.wms.add(own.id.workflow)
+    with caplog.at_level(logging.ERROR):
+        step.watch()
+        step.watch()
+    assert step.wms.workflows[twin].state is WmsState.CANCELLED
+    assert step.wms.workflows[own.wms_id].state is WmsState.RUNNING
+    assert caplog.text.count("ALARM") == 1
+    assert f"{twin}; it was cancelled, {own.wms_id} stays" in step.notes(run_id)
+    assert [alarm.twin for alarm in read_alarms(step.instance, [SITE])[SITE]] == [twin]
+
+
+def test_what_a_person_restarted_is_no_twin(step: Rig, judge: Judge) -> None:
+    """Some WMSs give a restarted workflow a new id; the old one has ended."""
+    run_id = step.begin("g0000")
+    own = step.attempt(run_id)
+    step.wms.set(own.wms_id, WmsState.FAILED)
+    again = step.wms.add(own.id.workflow)
+    judge.error = ButlerError("away", transient=True)
+    step.watch()
+    assert step.wms.workflows[again].state is WmsState.RUNNING
+    assert read_alarms(step.instance, [SITE]) == {SITE: []}
+
+
+def test_twins_of_what_is_terminated_are_cancelled_too(step: Rig) -> None:
+    run_id = step.begin("g0000")
+    step.wms.add(step.attempt(run_id).id.workflow)
+    step.terminate(run_id)
+    step.watch()
+    assert step.wms.alive() == []
+    assert step.state(run_id) is State.CANCELLED

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage.runs.schema import RunTagsTable
 
 from cm_dagster.ledger import attempts as module
 from cm_dagster.ledger import events, tags
 from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of, read_attempt
 from cm_dagster.plan.names import StepId
-from cm_dagster.policy.dispatch import Latest
+from cm_dagster.policy.line import Latest
 from cm_dagster.policy.states import State
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig
 
@@ -87,6 +89,16 @@ def test_a_refresh_reads_what_has_changed(rig: Rig, monkeypatch: pytest.MonkeyPa
     seen.clear()
     index.refresh(rig.instance)
     assert set(seen) == {runs[2]}
+
+
+def test_an_attempt_whose_tags_are_not_in_the_table_for_queries_is_seen(rig: Rig) -> None:
+    """Dagster's own PostgreSQL storage commits a run before these; a process that dies between leaves them out."""
+    run_id = rig.queue("g0000")
+    storage: Any = rig.instance.run_storage
+    with storage.connect() as connection:
+        connection.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id == run_id))
+    assert rig.instance.get_runs(dg.RunsFilter(tags={tags.KIND: tags.WORKFLOW})) == []
+    assert [attempt.run_id for attempt in index_of(rig.instance).open_at(SITE)] == [run_id]
 
 
 def test_one_index_for_a_process(rig: Rig) -> None:

@@ -11,7 +11,7 @@ from typing import IO
 
 import pytest
 
-from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.ledger.claims import BusyError, Claims, all_claims
 from cm_dagster.services.shell import write_text
 
 _ROUNDS = 200
@@ -151,3 +151,23 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
         with pytest.raises(ZeroDivisionError):
             write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_all_claims_of_a_step_are_read_and_nothing_is_made(tmp_path: Path) -> None:
+    for group, number, owner in [("g0001", 2, "b"), ("g0000", 1, "a"), ("g0001", 10, "c"), ("g10000", 100, "d")]:
+        claims = Claims(tmp_path / group)
+        claims.claim(number, owner)
+        claims.record(number, {"wms_id": "1"})
+    (tmp_path / "g0002").mkdir()
+    (tmp_path / "g0000/claims/.draft").write_text("x")
+    (tmp_path / "chains.lock").touch()
+    Claims(tmp_path / "not a group").claim(1, "e")
+    before = sorted(tmp_path.rglob("*"))
+    assert sorted(all_claims(tmp_path)) == [
+        ("g0000", 1, "a"),
+        ("g0001", 2, "b"),
+        ("g0001", 10, "c"),
+        ("g10000", 100, "d"),
+    ]
+    assert list(all_claims(tmp_path / "absent")) == []
+    assert sorted(tmp_path.rglob("*")) == before

@@ -95,6 +95,7 @@ def test_other_runs_are_ordinary(rig: Rig, ui: Launcher) -> None:
         ("my-group", [STEP1.asset], {}, "'my-group' is no group"),
         ("g0000", [STEP1.asset], {tags.BY: "dispatch", tags.WANT: "2"}, "meant as attempt 2 at g0000"),
         ("g0000", [STEP1.asset], {tags.BY: "dispatch"}, "meant as attempt None at g0000"),
+        ("g0000", [STEP1.asset], {tags.WANT: "2", tags.USER: "ann"}, "meant as attempt 2 at g0000"),
     ],
 )
 def test_what_makes_no_sense_is_turned_away(

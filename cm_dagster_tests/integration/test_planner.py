@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cm_dagster.local.minidrp import pipelines
 from cm_dagster.local.survey import Survey, make_synthetic_survey
 from cm_dagster.plan.groups import Group
 from cm_dagster.services.butler import ButlerService
-from cm_dagster.services.planner import check_requirements, plan_groups
+from cm_dagster.services.planner import check_requirements, plan_groups, split_group
 from cm_dagster.spec.models import CampaignSpec
 
 PIPELINE = str(Path(pipelines.__path__[0]) / "MiniDRP.yaml")
@@ -134,6 +135,52 @@ def test_every_dataset_is_in_exactly_one_group(
     assert [group.datasets for group in groups] == [part.total() for part in parts]
     assert max(group.datasets for group in groups) <= 2 * min(group.datasets for group in groups) or len(groups) == 1
     assert len(groups) > 1 or group_by["dimension"] == "day_obs"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "group_by"),
+    [
+        ("raw", {"dimension": "visit", "size": 7}),
+        ("raw", {"dimension": "visit", "values": [9, "2..6", 12, 11], "size": 4}),
+        ("raw", {"dimension": "physical_filter", "count": 1}),
+        ("mosaic", {"dimension": "patch", "count": 2}),
+        ("map", {"dimension": "healpix9", "size": 50}),
+    ],
+)
+def test_parts_of_a_group_hold_what_it_holds_each_dataset_once(
+    sky: Survey, service: ButlerService, dataset: str, group_by: dict[str, Any]
+) -> None:
+    by = group_by if "values" in group_by else group_by | {"dataset": dataset}
+    spec = campaign(sky, group_by=by)
+    group = replace(plan(service, spec)[0], site="here")
+    made = split_group(spec, "s", service, spec.butler.input, group, 3)
+    assert [part.name for part in made] == ["g0000a", "g0000b", "g0000c"]
+    assert {part.site for part in made} == {"here"}
+    parts = [found(sky, dataset, part.where) for part in made]
+    assert sum(parts, Counter()) == found(sky, dataset, group.where)
+    assert all(part.total() for part in parts)
+    assert sum(part.size for part in made) == group.size
+
+
+def test_a_part_is_split_in_its_turn(sky: Survey, service: ButlerService) -> None:
+    spec = campaign(sky, group_by={"dimension": "visit", "dataset": "raw", "size": 8})
+    part = split_group(spec, "s", service, spec.butler.input, plan(service, spec)[0], 2)[1]
+    made = split_group(spec, "s", service, spec.butler.input, part, 2)
+    assert [each.name for each in made] == ["g0000ba", "g0000bb"]
+    assert sum((found(sky, "raw", each.where) for each in made), Counter()) == found(sky, "raw", part.where)
+
+
+def test_a_split_that_is_not_possible_says_why(sky: Survey, service: ButlerService) -> None:
+    spec = campaign(sky, group_by={"dimension": "visit", "dataset": "raw", "size": 2})
+    group = plan(service, spec)[0]
+    with pytest.raises(PlanError, match="holds 2 values of visit, which can't make 3 parts"):
+        split_group(spec, "s", service, spec.butler.input, group, 3)
+    whole = campaign(sky)
+    with pytest.raises(PlanError, match="has no `group_by`"):
+        split_group(whole, "s", service, spec.butler.input, plan(service, whole)[0], 2)
+    gone = replace(group, where=f"{sky.where} AND visit = 99")
+    with pytest.raises(NoInputsError, match="nothing to process"):
+        split_group(spec, "s", service, spec.butler.input, gone, 2)
 
 
 @pytest.mark.parametrize(

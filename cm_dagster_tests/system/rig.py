@@ -41,8 +41,8 @@ TICKS = 16.0
 _TOOLS = Path(sys.executable).parent
 
 
-def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIENCE) -> T:
-    """Look once a second until there is something to see, and give it.
+def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIENCE, every: float = 1.0) -> T:
+    """Look every so often (by default once a second) until there is something to see, and give it.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIE
     end = time.monotonic() + patience
     while not (seen := look()):
         assert time.monotonic() < end, f"waited {patience:.0f} s for {what}"
-        time.sleep(1.0)
+        time.sleep(every)
     return seen
 
 
@@ -65,19 +65,21 @@ class Rig:
     servers: Servers
     wms: WmsClient
     instance: dg.DagsterInstance
+    prefix: tuple[str, ...] = ()
+    """What comes before the command of a program that is run."""
 
     @property
     def ui(self) -> WebUi:
         """The web UI, as a pilot sees it."""
         return WebUi(self.servers.url, user="pilot")
 
-    def program(self, *words: str | Path, code: int = 0, **environment: str) -> str:
-        """Run a program of this environment in the deployment, and give its output."""
-        command = [str(_TOOLS / words[0]), *map(str, words[1:])]
+    def program(self, *words: str | Path, code: int | None = 0, **environment: str) -> str:
+        """Run a program of this environment in the deployment, and give its output; None is any exit code."""
+        command = [*self.prefix, str(_TOOLS / words[0]), *map(str, words[1:])]
         address = {"CM_CODE_HOST": "127.0.0.1", "CM_CODE_PORT": str(self.servers.code_port)}
         environment = {**self.deployment.environment(), **address, "COLUMNS": "200", **environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
-        assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert code in (None, done.returncode), f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
     def workflows(self) -> list[WorkflowReport]:
@@ -176,7 +178,9 @@ class Case:
 
     def set_faults(self, faults: Sequence[Any]) -> None:
         """Tell the tasks of this campaign from now on what faults to commit."""
-        self.faults_file.write_text(json.dumps(list(faults)))
+        draft = self.faults_file.with_suffix(".draft")
+        draft.write_text(json.dumps(list(faults)))
+        draft.replace(self.faults_file)  # whole: tasks read it at any moment
 
     def spec(self) -> CampaignSpec:
         return load_campaign(self.file, load_sites(self.rig.deployment.sites))

@@ -1,5 +1,8 @@
 """What the documents say is compared with the code."""
 
+import ast
+import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -9,22 +12,34 @@ from click.testing import CliRunner
 from cm_dagster.cli import cm
 from cm_dagster.ledger import tags
 from cm_dagster.policy.progress import CampaignState, StepState
-from cm_dagster.policy.states import SHOWN_AS, TRANSITIONS, GroupState, State
+from cm_dagster.policy.states import HUMAN, OVERRULED, SHOWN_AS, TRANSITIONS, GroupState, State
 
 TOP = Path(__file__).parents[2]
 PILOT = (TOP / "docs/pilot-guide.md").read_text()
 
 
-def test_each_state_of_an_attempt_stands_with_what_may_follow() -> None:
-    rows = {
-        cells[0].strip("`"): (cells[1], {word for word in cells[3].split(", ") if word})
-        for line in PILOT.splitlines()
-        if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4
-    }
-    for state in State:
-        shown, following = rows[state]
-        assert shown == SHOWN_AS[state]
-        assert following == {str(after) for after in TRANSITIONS[state]}
+def said_of_states() -> dict[str, str]:
+    """What the code says of each state, below its name."""
+    (table,) = ast.parse(inspect.getsource(State)).body
+    assert isinstance(table, ast.ClassDef)
+    rows = [(ast.unparse(one), ast.unparse(two)) for one, two in itertools.pairwise(table.body)]
+    pairs = [(one.partition(" = ")[2], two) for one, two in rows if " = " in one]
+    return {ast.literal_eval(name): ast.literal_eval(text) for name, text in pairs}
+
+
+def test_each_state_of_an_attempt_stands_with_its_status_its_meaning_and_what_may_follow() -> None:
+    head = "| State | Shown by Dagster as | What it means | What may follow |\n|---|---|---|---|\n"
+    table = PILOT.partition(head)[2].partition("\n\n")[0]
+    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in table.splitlines()]
+    meaning = said_of_states()
+
+    human = HUMAN | OVERRULED
+
+    def after(state: State) -> str:
+        following = [other for other in State if other in TRANSITIONS[state] or (state, other) in OVERRULED]
+        return ", ".join(f"*{other}*" if (state, other) in human else other for other in following)
+
+    assert rows == [(f"`{state}`", SHOWN_AS[state], meaning[state], after(state)) for state in State]
 
 
 @pytest.mark.parametrize("word", [*GroupState, *StepState, *CampaignState])

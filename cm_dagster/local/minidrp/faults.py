@@ -33,6 +33,9 @@ FAULTS = "CM_MINIDRP_FAULTS"
 STATE = "CM_MINIDRP_STATE"
 """Environment variable: the folder that counts how often rules struck."""
 
+_LOOK = 0.2
+"""Seconds between two looks of a quantum that waits."""
+
 GRANTED = "CM_LOCAL_WMS_MEMORY"
 """Environment variable in which the local WMS tells a job what memory it was given, in MB."""
 
@@ -51,10 +54,11 @@ class Fault(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    action: Literal["raise", "nowork", "partial", "signal", "exit", "sleep", "memory"]
+    action: Literal["raise", "nowork", "partial", "signal", "exit", "sleep", "wait", "memory"]
     """``raise`` an exception; ``nowork`` raises NoWorkFound; ``partial`` writes only the outputs in ``keep``;
-    ``signal`` kills the process; ``exit`` ends it with ``code``; ``sleep`` waits and goes on; ``memory`` uses
-    ``megabytes`` and is killed, as by the kernel, where the job was given less."""
+    ``signal`` kills the process; ``exit`` ends it with ``code``; ``sleep`` waits and goes on; ``wait`` goes on when
+    the rule is taken out of the file; ``memory`` uses ``megabytes`` and is killed, as by the kernel, where the job was
+    given less."""
     task: str | None = None
     """Label of the task; None: all."""
     where: str = ""
@@ -169,6 +173,9 @@ def _commit(fault: Fault, message: str) -> None:
             os._exit(fault.code)
         case "sleep":
             time.sleep(fault.seconds)
+        case "wait":
+            while fault in load_faults():
+                time.sleep(_LOOK)
         case "memory":
             _use_memory(fault.megabytes)
 

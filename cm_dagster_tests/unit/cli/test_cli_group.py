@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cm_dagster.control.health import write_progress
+from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import State
 from cm_dagster_tests.unit.cli.conftest import Cm, Rig
 
@@ -97,3 +99,16 @@ def test_a_group_that_is_not_there(cm_run: Cm) -> None:
     assert ran.code == 1
     assert "its last group is g0004" in ran.err
     assert "it is not planned yet" in cm_run("group", "show", "rc2", "step2", "g0000").err
+
+
+def test_an_attempt_that_waits_says_for_what_and_since_when(cm_run: Cm, filled: Rig) -> None:
+    waiting = filled.attempt("step1", 4, State.UNKNOWN)
+    wait = Wait("the WMS does not show workflow 17", 3, 0.0, 60.0, 120.0)
+    write_progress(filled.instance, "local", {}, {waiting: wait})
+    (document,) = cm_run("group", "show", "rc2", "step1", "g0004", "--json").json["attempts"]
+    assert document["waits"] == wait.to_json()
+    text = " ".join(cm_run("group", "show", "rc2", "step1", "g0004").out.split())
+    assert "the WMS does not show workflow 17; tried 3 times since 1970-01-01T00:00:00Z" in text
+    assert "next try at 1970-01-01T00:02:00Z" in text
+    (running,) = cm_run("group", "show", "rc2", "step1", "g0003", "--json").json["attempts"]
+    assert running["waits"] is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 
 from cm_dagster.cli.output import bar
 from cm_dagster.control.health import write_health, write_progress
+from cm_dagster.control.twins import Alarm
+from cm_dagster.ledger import store
 from cm_dagster.policy.states import GroupState, State
 from cm_dagster_tests.unit.cli.conftest import Cm, Rig
 
@@ -36,7 +40,7 @@ def test_json_of_one_campaign(cm_run: Cm, rig: Rig) -> None:
     assert list(document) == ["campaign", "state", "started", "output", "steps", "sites"]
     assert (document["campaign"], document["state"]) == ("rc2", "running")
     first, second, third = document["steps"]
-    assert list(first) == ["step", "state", "groups", "reason", "failures", "jobs"]
+    assert list(first) == ["step", "state", "groups", "reason", "failures", "jobs", "waits"]
     assert list(first["groups"]) == GROUP_KEYS
     assert first["groups"] == {"total": 8} | dict.fromkeys(GROUP_KEYS[1:], 1)
     assert (second["state"], second["reason"]) == ("waiting", "waits for step1 (running)")
@@ -83,6 +87,20 @@ def test_a_wms_that_does_not_answer(cm_run: Cm, rig: Rig) -> None:
     }  # fmt: skip
     assert "the WMS of local has not answered since" in first["reason"]
     assert "connection refused" in cm_run("status").out
+
+
+def test_a_twin_is_an_alarm_for_a_week(cm_run: Cm, rig: Rig) -> None:
+    fill(rig)
+    old = Alarm(time.time() - 8 * 86400, "rc2.step1.local.g0000.a01", "11", "10", "a-run")
+    new = replace(old, time=time.time() - 86400, twin="13", own="12", run_id="another-run")
+    other = replace(new, workflow="other.step1.local.g0000.a01", twin="15")
+    store.put(rig.instance, "alarms/local", [asdict(each) for each in (old, new, other)])
+    text = cm_run("status").out
+    assert "ALARM: 1 twin cancelled at site local" in text
+    assert "13 beside 12" in text.replace("\n", " ")
+    assert "another-run" in text
+    (site,) = cm_run("status", "rc2", "--json").json["sites"]
+    assert [alarm["twin"] for alarm in site["alarms"]] == ["13"]
 
 
 def test_blocked_when_nothing_moves(cm_run: Cm, rig: Rig) -> None:

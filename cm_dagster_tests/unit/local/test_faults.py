@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,9 @@ def test_bad_rules(rule: dict[str, str]) -> None:
 
 
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *rules: dict[str, object]) -> None:
-    path = tmp_path / "faults.json"
-    path.write_text(json.dumps(rules))
+    path, draft = tmp_path / "faults.json", tmp_path / "draft"
+    draft.write_text(json.dumps(rules))
+    draft.replace(path)  # whole, whoever reads it meanwhile
     monkeypatch.setenv(FAULTS, str(path))
 
 
@@ -81,6 +83,17 @@ def test_nowork_and_partial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         strike("a", ID)
     assert strike("b", ID) == frozenset({"x"})
     assert strike("c", ID) is None
+
+
+def test_wait_ends_when_its_rule_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, monkeypatch, {"action": "wait", "where": "visit=1"})
+    quantum = threading.Thread(target=strike, args=("isr", {"visit": 1}))
+    quantum.start()
+    quantum.join(0.5)
+    assert quantum.is_alive()
+    write(tmp_path, monkeypatch, {"action": "wait", "where": "visit=2"})
+    quantum.join(60)
+    assert not quantum.is_alive()
 
 
 def test_no_file_no_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from cm_dagster.plan.names import (
     StepId,
     group_folder,
     group_name,
+    part_names,
     site_output,
     step_input,
     step_output,
@@ -26,7 +27,8 @@ NAMES = st.from_regex(NAME, fullmatch=True).filter(lambda name: "__" not in name
 # Few and alike, so that what is put together differently would meet.
 ALIKE = st.sampled_from(["a", "b", "a_b", "b_a", "a1", "ab", "A", "g1"])
 STEPS = st.builds(StepId, ALIKE, ALIKE, ALIKE)
-GROUPS = st.builds(group_name, st.integers(0, 20_000), st.sampled_from([1, 9_999, 20_001]))
+WHOLE = st.builds(group_name, st.integers(0, 20_000), st.sampled_from([1, 9_999, 20_001]))
+GROUPS = st.builds(lambda whole, letters: whole + letters, WHOLE, st.sampled_from(["", "a", "b", "ab"]))
 ATTEMPTS = st.builds(AttemptId, st.builds(StepId, ALIKE, ALIKE, st.just("x")), GROUPS, st.integers(1, 120))
 
 
@@ -41,6 +43,29 @@ def test_an_attempt_is_read_back_from_the_name_of_its_workflow(attempt: AttemptI
 def test_the_name_of_a_workflow_of_others_is_none(name: str) -> None:
     with pytest.raises(ValueError, match=r"CAMPAIGN\.STEP"):
         AttemptId.from_workflow(name)
+
+
+@given(ATTEMPTS, st.sampled_from([OUTPUT, "u", "HSC/runs/RC2/w.43"]))
+def test_an_attempt_is_read_back_from_the_name_of_its_run(attempt: AttemptId, output: str) -> None:
+    campaign, site = attempt.step.campaign, attempt.step.site
+    assert AttemptId.from_run(attempt.run(output), campaign=campaign, output=output, site=site) == attempt
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "u/camp/step1/g0001/a01",
+        "u/camp/step1/g0001/a00/run",
+        "u/camp/step1/g0001/a01/run/x",
+        "u/camp/x/step1/g0001/a01/run",
+        "u/camp2/step1/g0001/a01/run",
+        "u/campstep1/g0001/a01/run",
+        "step1/g0001/a01/run",
+    ],
+)
+def test_the_name_of_a_collection_of_others_is_none(name: str) -> None:
+    with pytest.raises(ValueError, match=r"/STEP/GROUP|not a group"):
+        AttemptId.from_run(name, campaign="camp", output=OUTPUT, site="here")
 
 
 @given(st.builds(StepId, NAMES, NAMES, NAMES))
@@ -72,6 +97,18 @@ def test_names_of_groups() -> None:
     assert group_name(7, 10) == "g0007"
     assert group_name(9_999, 10_000) == "g9999"
     assert group_name(7, 10_001) == "g00007"
+
+
+@given(places=st.sets(st.integers(0, 99), min_size=2, max_size=6), data=st.data())
+def test_parts_of_a_group_sort_in_its_place(places: set[int], data: st.DataObject) -> None:
+    names = [group_name(place, 100) for place in sorted(places)]
+    for _ in range(3):
+        name = data.draw(st.sampled_from(names))
+        place = names.index(name)
+        names[place : place + 1] = part_names(name, data.draw(st.integers(2, 26)))
+    assert sorted(names) == names
+    assert len(set(names)) == len(names)
+    assert all(AttemptId(StepId("c", "s", "x"), name, 1) for name in names)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,15 @@ def test_rescue_skips_what_former_runs_have() -> None:
     assert config["extraQgraphOptions"] == "--skip-existing-in u/w43/step1/g0007/a01/run,u/old"
 
 
+def test_memory_of_an_attempt_wins_over_all_sections() -> None:
+    spec = campaign(bps={"pipetask": {"isr": {"requestMemory": 1, "requestCpus": 2}}, "finalJob": {"requestMemory": 2}})
+    config = render(spec, memory={"pipetask/isr": 4096, "cluster/visit": 9000, "finalJob": 5000})
+    assert config["pipetask"] == {"isr": {"requestMemory": 4096, "requestCpus": 2}}
+    assert config["cluster"] == {"visit": {"requestMemory": 9000}}
+    assert config["finalJob"]["requestMemory"] == 5000
+    assert "cluster" not in render(spec)
+
+
 PREDICATES = st.text(st.sampled_from("abz019_ '\"\\()<>=!,.;:&|*%#~-+/[]?\té"), min_size=1, max_size=60).filter(
     lambda text: "bpsEval" not in text and text.strip() == text
 )

@@ -21,11 +21,11 @@ def ready(*, retriable: int = 0, held_back: bool = False, **groups: int) -> Step
     return step_state(replace(READY, groups=counts, retriable=retriable, held_back=held_back))
 
 
-@given(counts=COUNTS, retriable=st.integers(0, 2), held_back=st.booleans(), failed=st.booleans())
+@given(counts=COUNTS, retriable=st.integers(0, 2), held_back=st.booleans(), failed=st.booleans(), paused=st.booleans())
 def test_only_a_step_whose_groups_are_all_accepted_is_finishing(
-    counts: dict[GroupState, int], retriable: int, held_back: bool, failed: bool
+    counts: dict[GroupState, int], retriable: int, held_back: bool, failed: bool, paused: bool
 ) -> None:
-    facts = replace(READY, groups=counts, retriable=retriable, held_back=held_back, action_failed=failed)
+    facts = replace(READY, groups=counts, retriable=retriable, held_back=held_back, action_failed=failed, paused=paused)
     state = step_state(facts)
     rest = sum(count for group, count in counts.items() if group is not GroupState.ACCEPTED)
     assert state is not StepState.DONE
@@ -33,7 +33,8 @@ def test_only_a_step_whose_groups_are_all_accepted_is_finishing(
     if rest:
         moving = any(counts.get(group) for group in MOVING) or retriable
         moving = moving or (counts.get(GroupState.PLANNED, 0) and not held_back)
-        assert state is (StepState.RUNNING if moving else StepState.BLOCKED)
+        # A pause is neither a success nor a failure.
+        assert state is (StepState.PAUSED if paused else StepState.RUNNING if moving else StepState.BLOCKED)
 
 
 def test_groups_that_end_unequally_keep_a_step_from_its_end() -> None:
@@ -52,6 +53,9 @@ def test_planned_groups_that_are_held_back_do_not_move() -> None:
     assert ready(failed=1, planned=9, held_back=True) is StepState.BLOCKED
     assert ready(failed=1, planned=9, held_back=True, retriable=1) is StepState.RUNNING
     assert ready(running=1, planned=9, held_back=True) is StepState.RUNNING
+    queued = {GroupState.QUEUED: 2, GroupState.PLANNED: 9}
+    assert step_state(replace(READY, groups=queued, held_back=True, held_queued=2)) is StepState.BLOCKED
+    assert step_state(replace(READY, groups=queued, held_back=True, held_queued=1)) is StepState.RUNNING
 
 
 @pytest.mark.parametrize(
@@ -79,8 +83,16 @@ def test_campaign(steps: list[StepState], started: bool) -> None:
         assert state is CampaignState.CREATED
     elif moving & set(steps):
         assert state is CampaignState.RUNNING
+    elif StepState.PAUSED in steps:
+        assert state is CampaignState.PAUSED
     else:
         assert state is CampaignState.BLOCKED
+
+
+def test_a_paused_campaign_is_paused_unless_it_is_done_or_not_started() -> None:
+    assert campaign_state(True, [StepState.RUNNING], paused=True) is CampaignState.PAUSED
+    assert campaign_state(False, [StepState.WAITING], paused=True) is CampaignState.CREATED
+    assert campaign_state(True, [StepState.DONE], paused=True) is CampaignState.DONE
 
 
 def test_a_campaign_that_waits_for_a_person_alone_is_blocked() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
+import hypothesis.strategies as st
 import pytest
 from dagster import DagsterRunStatus
+from hypothesis import given
 
 from cm_dagster.policy.states import (
+    HUMAN,
     OPEN,
     SHOWN_AS,
     TRANSITIONS,
@@ -77,6 +82,64 @@ def test_whatever_the_wms_says_next_may_follow(known: State, said: State) -> Non
     if known is State.CLAIMED and said is State.ENDED:
         return  # an attempt has its workflow's id only once it is submitted
     assert is_allowed(known, said)
+
+
+# ----------------------------------------------------------------------------------------------- who does what
+
+
+def ahead(state: State, *, people: bool) -> set[State]:
+    """All states that may come after a state."""
+    found: set[State] = set()
+    new = {state}
+    while new:
+        steps = {(before, after) for before in new for after in TRANSITIONS[before]}
+        new = {after for _, after in (steps if people else steps - HUMAN)} - found
+        found |= new
+    return found
+
+
+def test_a_persons_transitions_are_transitions_to_a_cancellation() -> None:
+    assert all(after in TRANSITIONS[before] for before, after in HUMAN)
+    assert {after for _, after in HUMAN} == {State.CANCELLING, State.CANCELLED}
+
+
+def test_only_a_person_leads_into_a_cancellation() -> None:
+    into = {(before, after) for before in State for after in TRANSITIONS[before] if after is State.CANCELLING}
+    assert into <= HUMAN
+    # Terminate by force: CANCELED at once. What waits may be turned away by itself, too.
+    done = {(before, State.CANCELLED) for before in State if State.CANCELLED in TRANSITIONS[before]}
+    assert done - HUMAN == {(State.QUEUED, State.CANCELLED), (State.CANCELLING, State.CANCELLED)}
+
+
+@pytest.mark.parametrize("state", sorted(OPEN))
+def test_every_open_state_comes_to_an_end_without_a_person(state: State) -> None:
+    wanted = {State.CANCELLED} if state is State.CANCELLING else {State.ACCEPTED, State.FAILED}
+    assert wanted <= ahead(state, people=False)
+
+
+@pytest.mark.parametrize("state", sorted(OPEN - {State.CANCELLING, State.QUEUED}))
+def test_without_a_person_nothing_that_has_begun_is_cancelled(state: State) -> None:
+    assert not {State.CANCELLING, State.CANCELLED} & ahead(state, people=False)
+
+
+@given(st.lists(st.sampled_from(State), max_size=30))
+def test_any_walk_along_the_table_keeps_its_promises(wishes: list[State]) -> None:
+    """Whatever is tried next, in any order: only what the table allows is done."""
+    walk = [State.QUEUED]
+    for wish in wishes:
+        if is_allowed(walk[-1], wish):
+            walk.append(wish)
+    for before, after in itertools.pairwise(walk):
+        assert before == after or after in TRANSITIONS[before]
+        assert before not in ENDS or after is before
+        assert before is not State.UNKNOWN or after not in {State.ACCEPTED, State.FAILED, State.FINALIZING}
+        assert before is not State.CANCELLING or after in {State.CANCELLING, State.CANCELLED}
+    assert ENDS.isdisjoint(walk) or walk[-1] in ENDS
+
+
+def test_allowed_is_what_the_table_says() -> None:
+    for before, after in itertools.product(State, State):
+        assert is_allowed(before, after) is (before is after or after in TRANSITIONS[before])
 
 
 def test_a_state_may_be_written_again() -> None:

@@ -33,6 +33,12 @@ def act(what):
         os.kill(os.getpid(), signal.SIGKILL)
     if what == "sleep":
         time.sleep(60)
+    if what == "full":
+        raise OSError(28, "No space left on device")
+    if what.startswith("block:"):
+        Path(what.removeprefix("block:")).mkdir()  # where the group's record would be written
+    if what.startswith("move:"):
+        Path(what.removeprefix("move:")).rename(what.removeprefix("move:") + ".away")
 
 
 def submit_driver(path):

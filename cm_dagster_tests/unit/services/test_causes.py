@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cm_dagster.errors import EmptyGraphError, NothingToDoError, SubmitError
-from cm_dagster.services.causes import job_cause, last_exception, setup_cause, stop_cause, submit_cause
+from cm_dagster.services.causes import job_cause, last_exception, passing_cause, setup_cause, stop_cause, submit_cause
 
 LOGS = Path(__file__).with_name("logs")
 
@@ -141,3 +141,26 @@ def test_job_cause_is_the_last_exception_of_its_log(tmp_path: Path) -> None:
     assert job_cause(log) == "RuntimeError: bad pixel map"
     log.write_text("slurmstepd: error: Exceeded memory limit\n")
     assert job_cause(log) == "slurmstepd: error: Exceeded memory limit"
+
+
+@pytest.mark.parametrize(
+    ("cause", "passes"),
+    [
+        ("OperationalError: connection to server at 127.0.0.1 failed: Connection refused", True),
+        ("OSError: [Errno 28] No space left on device: '/area/x'", True),
+        ("RuntimeError: cannot create directory '/area/x': [Errno 28] No space left on device", True),
+        ("sqlite3.OperationalError: database is locked", True),
+        ("OperationalError: no such table: run", False),
+        ("ValueError: no stars", False),
+    ],
+)
+def test_what_passes_by_itself(cause: str, passes: bool) -> None:
+    assert (passing_cause(cause) is not None) == passes
+
+
+def test_a_log_cut_off_by_a_full_disk_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "submit.log"
+    log.write_text("Traceback (most recent call last):\n  ...\nOSError: [Errno 28] No space left on device\n")
+    error = submit_cause(log, tmp_path)
+    assert error.transient
+    assert "no space is left" in error.cause

@@ -112,6 +112,47 @@ def test_only_errors_before_sending_are_failures(bench: Bench) -> None:
     assert "killed by SIGKILL" in str(results["g0003"].error)
 
 
+def test_a_full_disk_is_blamed_on_no_group(bench: Bench) -> None:
+    """Whatever cannot be written: nothing that was sent is called failed, and what failed may be tried again."""
+
+    def draft(name: int) -> str:
+        """Where a group's record is written before it replaces the last one."""
+        return f"block:{next_try(AttemptId(STEP, f'g{name:04d}', 1).folder(bench.site.submit_area)).result}.tmp"
+
+    away = AttemptId(STEP, "g0004", 1).folder(bench.site.submit_area)
+    batch = [
+        bench.prepare(0),
+        bench.prepare(1, building="full"),
+        bench.prepare(2, building=draft(2)),
+        bench.prepare(3, sending=draft(3)),
+        bench.prepare(4, building=f"move:{away}"),
+        bench.prepare(5),
+    ]
+    batch[5].paths.result.mkdir()
+    results = bench.submit(*batch)
+    outcomes = [results[f"g{i:04d}"].outcome for i in range(6)]
+    assert outcomes == [SUBMITTED, FAILED, FAILED, UNKNOWN, UNKNOWN, FAILED]
+    assert bench.sent() == ["g0000", "g0003"]
+    for name, said in (("g0001", "no space is left"), ("g0002", "cannot be written"), ("g0005", "cannot be written")):
+        error = results[name].error
+        assert error is not None
+        assert error.transient
+        assert said in error.cause
+
+
+def test_while_the_area_cannot_be_written_no_failure_is_final(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that meets a full disk fails in its own way, and its log, which would tell, is empty."""
+    one, other = bench.prepare(0, building="fail"), bench.prepare(1, building="fail")
+    final = bench.submit(one)["g0000"].error
+    assert final is not None
+    assert not final.transient
+    monkeypatch.setattr("cm_dagster.services.submitter.unwritable", lambda _: "No space left on device")
+    passing = bench.submit(other)["g0001"].error
+    assert passing is not None
+    assert passing.transient
+    assert "the submit area cannot be written: No space left on device" in str(passing)
+
+
 def test_results_come_as_they_are_ready(tmp_path: Path) -> None:
     bench = Bench(tmp_path, parallel=2)
     slow, fast = bench.prepare(0, building="sleep"), bench.prepare(1)

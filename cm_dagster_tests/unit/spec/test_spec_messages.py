@@ -52,6 +52,24 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
         ("  output: u/me/mini\n", ""),
         ["c.yaml:2: butler.output: is missing; expected text: Collection that the campaign makes"],
     ),
+    "setting of another action": (
+        ('"#step1"}', '"#step1", rules: [{name: oom, action: retry, factor: 2.0}]}'),
+        [
+            (
+                "c.yaml:8: steps.step1.rules[0]: has `factor`, which `action: retry` does not use; "
+                "expected it with `action: more-memory`"
+            )
+        ],
+    ),
+    "misspelt action": (
+        ('"#step1"}', '"#step1", rules: [{name: oom, action: more_memory}]}'),
+        [
+            (
+                "c.yaml:8: steps.step1.rules[0].action: is the text 'more_memory'; expected retry or restart or rescue "
+                "or more-memory or split or accept or hold or stop-step or fail; did you mean 'more-memory'?"
+            )
+        ],
+    ),
     "number for text": (
         ("campaign: mini", "campaign: mini\nstack: {version: 1.10}"),
         ['c.yaml:2: stack.version: is the number 1.1 (written 1.10; in quotes it is text: "1.10"); expected text'],

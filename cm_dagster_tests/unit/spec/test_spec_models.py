@@ -76,6 +76,20 @@ def test_settings_of_a_step_override_the_defaults() -> None:
     assert general.bps["pipetask"] == {"isr": {"requestMemory": 1, "requestCpus": 2}}
 
 
+def test_rules_of_a_step_come_first_and_hide_those_of_their_name() -> None:
+    hold, retry, fail = ({"name": name, "action": name} for name in ("hold", "retry", "fail"))
+    spec = _spec(
+        defaults={"rules": [hold, retry]},
+        steps={"a": {"pipeline": "#a", "rules": [fail, {"name": "hold", "action": "accept"}]}, "b": {"pipeline": "#b"}},
+    )
+    assert [(rule.name, rule.action) for rule in spec.settings("a").rules] == [
+        ("fail", "fail"),
+        ("hold", "accept"),
+        ("retry", "retry"),
+    ]
+    assert [rule.name for rule in spec.settings("b").rules] == ["hold", "retry"]
+
+
 def test_empty_settings_mean_the_same_after_storage() -> None:
     spec = _spec(defaults={"accept": {"quanta": 0.9}}, steps={"a": {"pipeline": "#a", "accept": {}}})
     again = CampaignSpec.model_validate(spec.model_dump(mode="json"))

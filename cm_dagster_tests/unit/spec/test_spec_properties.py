@@ -31,7 +31,22 @@ BPS = st.fixed_dictionaries(
         "pipetask": st.dictionaries(NAMES, st.fixed_dictionaries({"requestCpus": st.integers(1, 9)}), max_size=2),
     },
 )
+RULES = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["a", "b-c", "d1"]), "action": st.sampled_from(["retry", "accept", "stop-step"])},
+        optional={
+            "task": NAMES | st.lists(NAMES, max_size=2),
+            "exit": st.integers(-9, 255) | st.lists(st.integers(1, 9), max_size=2),
+            "text": st.sampled_from(["no stars", "^x|y$"]),
+            "min_done": st.floats(0, 1),
+            "passive": st.booleans(),
+        },
+    ),
+    max_size=3,
+    unique_by=lambda rule: str(rule["name"]),
+)
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
+    "rules": RULES,
     "accept": st.fixed_dictionaries({}, optional={"quanta": st.floats(0, 1)}),
     "retry": st.fixed_dictionaries({}, optional={"max": st.integers(0, 5)}),
     "requirements": st.dictionaries(NAMES, st.just("all") | st.integers(0, 9), max_size=2),

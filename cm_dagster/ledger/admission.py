@@ -1,0 +1,156 @@
+"""The rules by which a new run of a step's asset becomes an attempt, or is turned away with the reason.
+
+Uses of ``dagster._core``: none by import. The execution plan's snapshot is read because the run of a job backfill does
+not name its assets.
+
+A run that makes no sense is reported as CANCELED with the reason: raising would leave it FAILURE with a failed
+partition (and an HTTP 500 for the person).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import dagster as dg
+
+from cm_dagster.crashpoints import crash_point
+from cm_dagster.ledger import campaigns, tags
+from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
+from cm_dagster.plan.names import GROUP, StepId
+from cm_dagster.policy.states import State
+
+__all__ = ["Selection", "admit", "find_steps", "selected_keys", "split"]
+
+type Selection = tuple[list[StepId], list[dg.AssetKey]]
+"""The steps whose assets a run selects, and the other assets that it selects."""
+
+_RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+
+
+def selected_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    """Give the assets that a run selects."""
+    return set(run.asset_selection or ()) or _planned_keys(instance, run)
+
+
+def _planned_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    if not run.execution_plan_snapshot_id:
+        return set()
+    snapshot = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+    outputs = (output for step in snapshot.steps for output in step.outputs)
+    return {o.properties.asset_key for o in outputs if o.properties and o.properties.asset_key}
+
+
+def find_steps(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Selection:
+    """Tell what a run selects by the campaigns of the ledger alone, where no definitions are at hand."""
+    keys = selected_keys(instance, run)
+    if not any(len(key.path) == 3 for key in keys):
+        return [], list(keys)
+    known = {campaign.spec.campaign: campaign.spec for campaign in campaigns.load_all(instance).values()}
+    assets = {
+        StepId(name, step, site).asset for name, spec in known.items() for step in spec.steps for site in spec.sites
+    }
+    return split(keys, [key for key in keys if tuple(key.path) in assets])
+
+
+def split(keys: Iterable[dg.AssetKey], steps: Iterable[dg.AssetKey]) -> Selection:
+    """Divide the assets of a run into those of steps and others."""
+    own = sorted(steps)
+    return [StepId(*key.path) for key in own], [key for key in keys if key not in own]
+
+
+def admit(instance: dg.DagsterInstance, run: dg.DagsterRun, selection: Selection, *, user: str = "") -> dg.DagsterRun:
+    """Mark a run as an attempt at a group, or turn it away.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    run
+        The run, which is not queued yet.
+    selection
+        What it selects; at least one step.
+    user
+        Who launched it, if that is known.
+
+    Returns
+    -------
+    run : `dagster.DagsterRun`
+        The run as it is now; it is to be queued if its status still is NOT_STARTED.
+    """
+    crash_point("coordinator.begun")
+    steps, others = selection
+    reason = _misfit(run, steps, others) or _conflict(instance, run, steps[0])
+    if reason:
+        turn_away(instance, run, reason)
+    else:
+        instance.add_run_tags(run.run_id, _tags(instance, run, steps[0], user))
+        crash_point("coordinator.tagged")
+    now = instance.get_run_by_id(run.run_id)
+    if now is None:
+        raise dg.DagsterInvariantViolationError(f"run {run.run_id} was deleted while it was being queued")
+    return now
+
+
+def _attempts(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> list[dg.DagsterRun]:
+    return attempts_at(instance, step.tag, run.tags[tags.PARTITION], but=run.run_id)
+
+
+def _conflict(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> str | None:
+    attempts = _attempts(instance, run, step)
+    group = run.tags[tags.PARTITION]
+    for other in attempts:
+        if not other.is_finished:
+            return (
+                f"attempt {other.tags[tags.ATTEMPT]} at {group} is {other.status.value}"
+                f" (run {other.run_id}); terminate it first, or wait for its end"
+            )
+    last = attempts[-1] if attempts else None
+    if last and last.is_success and run.parent_run_id != last.run_id:
+        return f"{group} is accepted; re-execute run {last.run_id} if it is to be processed again"
+    number = _next(attempts)
+    want = run.tags.get(tags.WANT)
+    # A re-execution has copied the wish of the run that it follows.
+    by_dispatch = run.tags.get(tags.BY) == "dispatch" or want  # what a person asked for has a number too
+    if by_dispatch and not run.parent_run_id and want != str(number):
+        return f"it was meant as attempt {want} at {group}, which is at attempt {number} by now"
+    return None
+
+
+def _tags(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId, user: str) -> dict[str, str]:
+    reset = {name: "" for name in tags.STATE_TAGS if run.tags.get(name)}
+    return {
+        **reset,
+        **({tags.USER: user} if user else {}),
+        **({tags.BY: ""} if run.parent_run_id and run.tags.get(tags.BY) else {}),
+        tags.KIND: tags.WORKFLOW,
+        tags.STEP: step.tag,
+        tags.GROUP: group_tag(step.tag, run.tags[tags.PARTITION]),
+        tags.ATTEMPT: str(_next(_attempts(instance, run, step))),
+        tags.STATE: State.QUEUED.value,
+        tags.OF: run.run_id,
+        # Dagster's own retries would resubmit a failed workflow behind our back.
+        "dagster/max_retries": "0",
+        # Zero is no limit, whatever the instance's max_runtime_seconds or a tag of the launch says: run monitoring
+        # would take a workflow of days for a worker that hangs, and fail its attempt.
+        "dagster/max_runtime": "0",
+    }
+
+
+def _next(attempts: list[dg.DagsterRun]) -> int:
+    return int(attempts[-1].tags[tags.ATTEMPT]) + 1 if attempts else 1
+
+
+def _misfit(run: dg.DagsterRun, steps: list[StepId], others: list[dg.AssetKey]) -> str | None:
+    """Say why a run can't be an attempt by its shape alone."""
+    if others or len(steps) > 1:
+        names = sorted([step.tag for step in steps] + [key.to_user_string() for key in others])
+        return f"{len(names)} assets are selected ({', '.join(names)}); launch a step's groups alone"
+    first, last = (run.tags.get(name) for name in _RANGE)
+    if first != last:
+        return f"one run is one attempt at one group; this one covers {first} to {last}: launch a backfill"
+    group = run.tags.get(tags.PARTITION)
+    if not group:
+        return "no group (partition) is selected"
+    if not GROUP.fullmatch(group):  # anybody can add a partition in the UI
+        return f"{group!r} is no group"
+    return None

@@ -1,0 +1,184 @@
+"""Playing a scenario in a world, to its end, and examining what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from cm_dagster.ledger import campaigns
+from cm_dagster.testing.fakewms.store import Fault
+from cm_dagster.testing.oracle import Findings, examine
+from cm_dagster_tests.faults import pilot
+from cm_dagster_tests.faults.life import Death, Life, begin
+from cm_dagster_tests.faults.mutations import MUTATIONS
+from cm_dagster_tests.faults.scenario import Event, Scenario
+from cm_dagster_tests.faults.world import Templates, World
+
+__all__ = ["Result", "play"]
+
+_ROUNDS = 7
+"""Most rounds of a life that is to die."""
+_DUEL = 4
+"""Rounds of each life of a duel."""
+_PEACE = 40
+"""Most rounds in which a world that is left in peace must come to its end."""
+
+
+@dataclass
+class Result:
+    """What became of a world."""
+
+    done: bool
+    """Whether its campaign came to its end."""
+    findings: Findings
+    crashes: Counter[str] = field(default_factory=Counter)
+    """Number of deaths by point."""
+    rounds: int = 0
+    """Rounds that it took in peace until the end."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the campaign is done, with nothing lost, doubled, redone or too early."""
+        return self.done and self.findings.clean
+
+    def __str__(self) -> str:
+        return f"{'done' if self.done else 'NOT DONE'}  {self.findings}"
+
+
+def working_folder() -> Path:
+    """Choose memory to work in, where there is some: a world is small and lives seconds."""
+    memory = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="cm-faults-", dir=memory if os.access(memory, os.W_OK) else None))
+
+
+def play(scenario: Scenario, folder: Path, templates: Templates, mutation: str = "") -> Result:
+    """Play a scenario, then leave the world in peace until its campaign is done.
+
+    Parameters
+    ----------
+    scenario
+        What happens.
+    folder
+        Where the world is made.
+    templates
+        What it is a copy of.
+    mutation
+        How the code under test is broken, see `cm_dagster_tests.faults.mutations`; by default not.
+    """
+    with dg.DagsterInstance.from_config(str(templates.home)):
+        pass  # what this reads of Dagster's own files, all lives share
+    world = World.make(folder, templates)
+    scenario.save(folder / "scenario.json")
+    player = _Player(world, mutation)
+    player.create(templates)
+    for event in scenario.events:
+        player.happen(event)
+    return player.peace()
+
+
+class _Player:
+    """One world being played."""
+
+    def __init__(self, world: World, mutation: str) -> None:
+        self.world, self.mutation = world, mutation
+
+    def _begin(self, what: Callable[[Life], bool], death: Death | None = None) -> int:
+        def live(life: Life) -> bool:
+            if self.mutation:
+                MUTATIONS[self.mutation]()
+            return what(life)
+
+        return begin(self.world, live, death)
+
+    def _live(self, what: Callable[[Life], bool], death: Death | None = None) -> int:
+        return os.waitpid(self._begin(what, death), 0)[1]
+
+    def create(self, templates: Templates) -> None:
+        """Create the campaign; dying half-way must not matter."""
+        spec = self.world.campaign(templates.survey)
+
+        def create(life: Life) -> bool:
+            campaigns.create(life.instance, spec, user="pilot")
+            return campaigns.start(life.instance, spec.campaign, user="pilot")
+
+        self._live(create, Death(("create.written",)))
+        status = self._live(create)
+        assert status == 0, f"the campaign can't be created: see {self.world.folder / 'log'}"
+
+    def happen(self, event: Event) -> None:
+        """Have an event happen."""
+        settings = event.settings
+        if event.do == "fault":
+            self.world.wms.script(Fault(**settings))
+        elif event.do == "order":
+            self.world.order(**settings)
+        elif event.do == "clock":
+            self.world.clock.advance(settings["seconds"])
+        elif event.do == "live":
+            rounds = settings.get("rounds", _ROUNDS)
+            self._live(lambda life: life.go(rounds), event.death())
+        elif event.do == "duel":
+            self._duel(event)
+        else:
+            self._live(lambda life: _act(life, event), _at_launch(settings))
+
+    def _duel(self, event: Event) -> None:
+        """Have two hosts live at once; the first pauses at a point, wakes late, and goes on beside the second."""
+
+        def beside(life: Life) -> bool:
+            if event.settings.get("again"):
+                pilot.submit_again(life)
+            return life.go(_DUEL)
+
+        first = self._begin(lambda life: life.go(_DUEL), event.death())
+        if os.WIFSTOPPED(os.waitpid(first, os.WUNTRACED)[1]):
+            self._live(beside)
+            os.killpg(first, signal.SIGCONT)
+            second = self._begin(lambda life: life.go(_DUEL))
+            for pid in (first, second):
+                os.waitpid(pid, 0)
+
+    def peace(self) -> Result:
+        """Take all faults back, and let the campaign come to its end."""
+        self.world.wms.clear()
+        self.world.order(butler=False, fail=[], orphan=[])
+        rounds = self.world.folder / "rounds"
+
+        def live(life: Life) -> bool:
+            for number in range(_PEACE):
+                rounds.write_text(str(number))
+                if life.is_done():
+                    return True
+                pilot.repair(life)
+                life.round()
+            return False
+
+        status = self._live(live)
+        crashes = Counter(self.world.crashes.read_text().split())
+        return Result(status == 0, self._examine(), crashes, int(rounds.read_text()))
+
+    def _examine(self) -> Findings:
+        return examine(self.world.wms.home, self.world.deployment.home, butler=str(self.world.repo))
+
+
+def _at_launch(settings: dict[str, Any]) -> Death | None:
+    return Death((settings["death"],)) if "death" in settings else None
+
+
+def _act(life: Life, event: Event) -> bool:
+    """Do what a pilot does."""
+    groups = [event.settings["group"]] if "group" in event.settings else [f"step1/g{n:04d}" for n in range(3)]
+    for group in groups:
+        if event.do == "terminate":
+            pilot.terminate(life, group, force=event.settings["force"])
+        else:
+            pilot.launch(life, group)
+    return True

@@ -1,0 +1,87 @@
+"""Worlds by the dozen, and what became of them all."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+
+from cm_dagster.crashpoints import POINTS
+from cm_dagster_tests.faults.play import Result, play
+from cm_dagster_tests.faults.scenario import make_scenario
+from cm_dagster_tests.faults.world import make_templates
+
+__all__ = ["Tally", "run"]
+
+_DEATHS = 14
+"""Deaths that are planned for a world."""
+
+
+@dataclass
+class Tally:
+    """What became of all worlds so far."""
+
+    worlds: int = 0
+    crashes: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+    bad: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, result: Result, folder: Path) -> None:
+        """Count a world; it is kept if anything is wrong with it."""
+        self.worlds += 1
+        self.crashes += result.crashes
+        self.rounds = max(self.rounds, result.rounds)
+        self.counts.update(result.findings.counts)
+        if result.good:
+            shutil.rmtree(folder)
+        else:
+            self.bad.append(f"{folder}: {result}")
+
+    def report(self) -> str:
+        """Say it all."""
+        lines = [f"{self.crashes[name]:6d}  {name:22s} {what}" for name, what in POINTS.items()]
+        lines += ["", *self.bad] if self.bad else []
+        total = f"{self.crashes.total()} deaths in {self.worlds} worlds, {len(self.bad)} not as they should be;"
+        lines += ["", f"{total} most rounds in peace to the end: {self.rounds}"]
+        names = ("lost", "twins", "redone", "early")
+        return "\n".join([*lines, " ".join(f"{name} {self.counts[name]}" for name in names)])
+
+
+def run(seed: int, number: int, folder: Path, jobs: int, say: Callable[[str], object] = str) -> Tally:
+    """Play worlds until there were so many deaths.
+
+    Parameters
+    ----------
+    seed
+        The same seed plans the same scenarios, as far as earlier ones went alike.
+    number
+        Number of deaths.
+    folder
+        Where the worlds are made.
+    jobs
+        Worlds at a time.
+    say
+        Is told of each world.
+    """
+    templates = make_templates(folder / "templates")
+    tally = Tally()
+    world = 0
+    # Workers are started afresh, not forked: each begins lives by forks of its own.
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running: dict[Future[Result], Path] = {}
+        while tally.crashes.total() < number or running:
+            while len(running) < jobs and tally.crashes.total() + len(running) * _DEATHS // 2 < number:
+                world += 1
+                place = folder / f"world-{seed}-{world:04d}"
+                scenario = make_scenario(f"{seed}/{world}", deaths=_DEATHS, so_far=tally.crashes)
+                running[pool.submit(play, scenario, place, templates)] = place
+            for done in wait(running, return_when=FIRST_COMPLETED).done:
+                place = running.pop(done)
+                tally.add(done.result(), place)
+                say(f"{place.name}: {tally.crashes.total()} deaths")
+    return tally

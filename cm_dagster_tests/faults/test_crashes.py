@@ -1,0 +1,39 @@
+"""Killed at any point, paused, or doubled: a campaign comes to its end with nothing lost, doubled or redone."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from cm_dagster_tests.faults.conftest import Play
+from cm_dagster_tests.faults.scenario import Event, Scenario, make_scenario
+from cm_dagster_tests.faults.tally import run
+
+DEATHS = 60
+"""Deaths in this test; ``make faults`` has a thousand."""
+
+
+def pause(point: str) -> Scenario:
+    return Scenario((Event("duel", {"points": [point], "how": int(signal.SIGSTOP), "again": True}),))
+
+
+def test_deaths_at_many_points_leave_nothing_lost_doubled_or_redone(folder: Path) -> None:
+    tally = run(seed=7, number=DEATHS, folder=folder / "crashes", jobs=2)
+    assert tally.bad == []
+    assert tally.crashes.total() >= DEATHS
+    assert sum(tally.counts.values()) == 0
+
+
+@pytest.mark.parametrize("point", ["claim.locked", "claim.taken", "submit.prepared", "record.begun", "watch.listed"])
+def test_a_host_that_wakes_late_beside_another_does_no_harm(played: Play, point: str) -> None:
+    result = played(pause(point))
+    assert result.crashes[point] == 1
+    assert result.good, str(result)
+
+
+def test_a_scenario_is_the_same_again_from_its_file(tmp_path: Path) -> None:
+    scenario = make_scenario("some seed")
+    scenario.save(tmp_path / "scenario.json")
+    assert Scenario.load(tmp_path / "scenario.json") == scenario == make_scenario("some seed")

@@ -1,0 +1,48 @@
+"""Anything may happen in any order: outages, deaths, what pilots do, clocks that jump."""
+
+from __future__ import annotations
+
+import signal
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from cm_dagster.crashpoints import POINTS
+from cm_dagster_tests.faults.conftest import Play
+from cm_dagster_tests.faults.life import HOST, WORKER
+from cm_dagster_tests.faults.scenario import GROUPS, Event, Scenario
+
+_group = st.sampled_from(GROUPS)
+_events = st.one_of(
+    st.builds(lambda rounds: Event("live", {"rounds": rounds}), st.integers(1, 4)),
+    st.builds(
+        lambda point, nth, how, who: Event("live", {"points": [point], "nth": nth, "how": int(how), "who": who}),
+        st.sampled_from(sorted(POINTS)),
+        st.integers(1, 3),
+        st.sampled_from([signal.SIGKILL, signal.SIGTERM]),
+        st.sampled_from([HOST, WORKER]),
+    ),
+    st.builds(
+        lambda kind, times, seconds: Event("fault", {"kind": kind, "times": times, "seconds": seconds}),
+        st.sampled_from(["error-before", "done-but-error", "down", "late", "partial", "twin", "lost-cancel"]),
+        st.integers(1, 3),
+        st.sampled_from([5.0, 25.0]),
+    ),
+    st.builds(lambda away: Event("order", {"butler": away}), st.booleans()),
+    st.builds(lambda group, what: Event("order", {what: [group]}), _group, st.sampled_from(["fail", "orphan"])),
+    st.builds(lambda seconds: Event("clock", {"seconds": seconds}), st.sampled_from([-3600.0, 600.0, 86400.0])),
+    st.builds(lambda group, force: Event("terminate", {"group": group, "force": force}), _group, st.booleans()),
+    st.builds(lambda group: Event("launch", {"group": group}), _group),
+)
+
+
+@given(st.lists(_events, min_size=2, max_size=10).map(lambda events: Scenario(tuple(events))))
+@settings(
+    max_examples=6,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes long: shrink by hand from its file
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+def test_whatever_happens_the_campaign_comes_to_its_end(played: Play, scenario: Scenario) -> None:
+    result = played(scenario)
+    assert result.good, str(result)

@@ -1,0 +1,1 @@
+"""Tests of what joins ledger and services, without either."""

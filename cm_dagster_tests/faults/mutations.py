@@ -68,8 +68,10 @@ def _any_predecessor() -> None:
         return replace(board, collected=board.collected | more)
 
     _put(inputs, "load_boards", lambda *a, **k: [generous(board) for board in former(*a, **k)])
+    # The Butler has no output of the other step yet, which alone would stop it.
+    _put(inputs, "input_collections", lambda spec, _: list(spec.butler.input))
     plain = steps.Board.may_plan
-    _put(steps.Board, "may_plan", lambda self, also=(): plain(generous(self), also))
+    _put(steps.Board, "may_plan", lambda self, **more: plain(generous(self), **more))
 
 
 MUTATIONS: Mapping[str, Callable[[], None]] = {

@@ -11,7 +11,7 @@ from cm_dagster_tests.faults.conftest import Play
 from cm_dagster_tests.faults.scenario import Event, Scenario, make_scenario
 from cm_dagster_tests.faults.tally import run
 
-DEATHS = 60
+DEATHS = 40
 """Deaths in this test; ``make faults`` has a thousand."""
 
 
@@ -26,7 +26,7 @@ def test_deaths_at_many_points_leave_nothing_lost_doubled_or_redone(folder: Path
     assert sum(tally.counts.values()) == 0
 
 
-@pytest.mark.parametrize("point", ["claim.locked", "claim.taken", "submit.prepared", "record.begun", "watch.listed"])
+@pytest.mark.parametrize("point", ["claim.taken", "submit.prepared", "record.begun"])
 def test_a_host_that_wakes_late_beside_another_does_no_harm(played: Play, point: str) -> None:
     result = played(pause(point))
     assert result.crashes[point] == 1

@@ -38,7 +38,7 @@ _events = st.one_of(
 
 @given(st.lists(_events, min_size=2, max_size=10).map(lambda events: Scenario(tuple(events))))
 @settings(
-    max_examples=6,
+    max_examples=4,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes long: shrink by hand from its file
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

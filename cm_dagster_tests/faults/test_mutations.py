@@ -19,11 +19,13 @@ _FORGETFUL = [
     Event("live", {"rounds": 3}),
 ]
 
+_FAILING = [Event("order", {"fail": [f"step2/g{n:04d}" for n in range(3)]}), Event("live", {"rounds": 16})]
+
 SCENARIOS: dict[str, tuple[Scenario, Kind]] = {
     "no look-up": (Scenario((_SENT,)), "twins"),
     "no claim": (Scenario((_PAUSED,)), "redone"),
     "unknown is failed": (Scenario(tuple(_FORGETFUL)), "redone"),
-    "any predecessor": (Scenario(()), "early"),
+    "any predecessor": (Scenario(tuple(_FAILING)), "early"),
 }
 """What shows that it is missing, and as what."""
 

@@ -234,7 +234,7 @@ class Case:
 
     def runs(self, step: str = "step1") -> list[Run]:
         """All attempts at a step."""
-        return self.rig.ui.runs({"cm/step": self.step(step).tag})
+        return self.rig.ui.runs({"cm/kind": "workflow", "cm/step": self.step(step).tag})
 
     def wait_until(self, run_id: str, *statuses: str) -> Run:
         """Wait until a run has one of the statuses; another end is a failure."""

@@ -1,1 +1,0 @@
-"""Outages of real services in the middle of a campaign: nothing is lost, done twice, or called failed."""

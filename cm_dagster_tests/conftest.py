@@ -6,9 +6,9 @@ import os
 
 from hypothesis import settings
 
-from cm_dagster_tests.alembic_once import read_scripts_once
+from cm_dagster_tests.quick_sqlite import spare_sqlite
 
-read_scripts_once()
+spare_sqlite()
 
 # No test is judged by the clock. In continuous integration the examples are the same each time, so that a change is
 # judged by what it changes; elsewhere they are new each time, so that more is found.

@@ -17,6 +17,7 @@ __all__ = [
     "check_coordinator",
     "check_daemon",
     "check_daemon_environment",
+    "check_instance",
     "check_launcher",
     "check_sensors",
     "check_storage",
@@ -26,6 +27,8 @@ _DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR", "BACKFILL")
 """Parts of Dagster's daemon without which campaigns do not move."""
 _SILENT = 180.0
 """Seconds without a heartbeat (one comes each 30) after which a part of the daemon is taken to be dead."""
+_AHEAD = 60.0
+"""Seconds by which the clocks of two hosts may differ."""
 _SQLITE_RUNS = 1000
 """Number of runs from which on SQLite becomes too slow."""
 _STOCK = "PostgreSQL (Dagster's own storage)"
@@ -60,6 +63,17 @@ def _storage(instance: dg.DagsterInstance) -> str:
     if kind == "PooledRunStorage":
         return "PostgreSQL (PooledPostgresStorage)"
     return {"SqliteRunStorage": "SQLite", "PostgresRunStorage": _STOCK}.get(kind, kind)
+
+
+def check_instance(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    """Check that the instance is of our class, without which Dagster's daemon may cancel attempts by itself."""
+    from cm_dagster.ledger.instance import CampaignInstance
+
+    if isinstance(instance, CampaignInstance):
+        yield Finding("instance", "ok", "CampaignInstance: only a person cancels an attempt")
+    else:
+        text = "dagster.yaml has no `instance_class`: a backfill that fails would have its workflows cancelled"
+        yield Finding("instance", "fail", text, _TEMPLATE)
 
 
 def check_coordinator(instance: dg.DagsterInstance) -> Iterator[Finding]:
@@ -118,6 +132,9 @@ def check_daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     else:
         oldest = max(age for age in ages.values() if age is not None)
         yield Finding("daemon", "ok", f"alive (last sign of life: {_ago(oldest)})")
+    if (ahead := -min((age for age in ages.values() if age is not None), default=0.0)) > _AHEAD:
+        text = f"its last sign of life is {ahead / 60:.0f} min in the future: a clock was set back"
+        yield Finding("daemon", "warn", text, "check the hosts' clocks, and restart the daemon: parts of it wait")
     for name in _DAEMONS:
         errors = beats[name].errors if name in beats else None
         if errors:
@@ -162,9 +179,10 @@ def _daemons_here(home: Path) -> Iterator[dict[str, str]]:
 
 
 def check_sensors(instance: dg.DagsterInstance) -> Iterator[Finding]:
-    """Check how the latest tick of each sensor went."""
-    states = [state for state in instance.all_instigator_state() if state.instigator_type.value == "SENSOR"]
-    if not states:
+    """Check how the latest tick of each sensor, and of the nightly audit's schedule, went."""
+    states = instance.all_instigator_state()
+    sensors = sum(state.instigator_type.value == "SENSOR" for state in states)
+    if not sensors:
         text = "no sensor has ever run: the code server is not loaded"
         yield Finding("sensors", "warn", text, "start the code server, and look at Deployment in the web UI")
     bad = 0
@@ -172,8 +190,8 @@ def check_sensors(instance: dg.DagsterInstance) -> Iterator[Finding]:
         for finding in _sensor(instance, state):
             bad += 1
             yield finding
-    if states and not bad:
-        yield Finding("sensors", "ok", f"{len(states)} sensors, the latest tick of each went well")
+    if sensors and not bad:
+        yield Finding("sensors", "ok", f"{sensors} sensors, the latest tick of each went well")
 
 
 def _sensor(instance: dg.DagsterInstance, state: Any) -> Iterator[Finding]:

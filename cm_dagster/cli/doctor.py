@@ -64,6 +64,7 @@ def _instance() -> Iterator[Finding]:
         with ledger() as instance:
             for check in (
                 checks.check_storage,
+                checks.check_instance,
                 checks.check_coordinator,
                 checks.check_launcher,
                 checks.check_daemon,

@@ -8,6 +8,7 @@ import dagster as dg
 
 from cm_dagster.control.claim import idle
 from cm_dagster.control.site import Site
+from cm_dagster.control.twins import oldest_first
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt
@@ -61,11 +62,15 @@ def cancel(
         ids = [attempt.wms_id] if attempt.wms_id else _unrecorded(site, attempt, claims, reports)
         if ids:
             ids = list(dict.fromkeys([*ids, *alive]))
-        unseen = [wms_id for wms_id in ids or () if not _stopped(site, wms_id, reports)]
-        if (ids is None or unseen) and _is_young(site, attempt, claims):
+        ends = {wms_id: _stop(site, wms_id, reports) for wms_id in ids or ()}
+        if (ids is None or not all(ends.values())) and _is_young(site, attempt, claims):
             return State.CANCELLING
-        done = f"Workflow {', '.join(ids)} was cancelled." if ids else "Nothing was submitted."
-        events.cancelled(instance, attempt.run_id, done, swept=True)
+        if ids and not attempt.wms_id:
+            # What it has done can be looked at, rescued or restarted, like that of any other attempt.
+            submit_dir = _submit_dir(site, attempt, claims, ids[0], reports)
+            events.found(instance, attempt, wms_id=ids[0], submit_dir=submit_dir)
+        done = "; ".join(f"workflow {wms_id} {end or 'is not known to the WMS'}" for wms_id, end in ends.items())
+        events.cancelled(instance, attempt.run_id, f"Cancelled: {done or 'nothing was submitted'}.", swept=True)
     return State.CANCELLED
 
 
@@ -77,24 +82,44 @@ def _is_young(site: Site, attempt: Attempt, claims: Claims) -> bool:
 def _unrecorded(
     site: Site, attempt: Attempt, claims: Claims, reports: Mapping[str, WorkflowReport]
 ) -> list[str] | None:
-    """Workflows of an attempt that was cancelled before its workflow was recorded; None if that is not certain."""
+    """Workflows of an attempt that was cancelled before its workflow was recorded, its own one first.
+
+    None if it is not certain that there is none.
+    """
     id_ = attempt.id
     if claims.owners().get(id_.number) != attempt.run_id:
         return []
-    known = [wms_id for wms_id, report in reports.items() if report.name == id_.workflow]
     recorded, left = claims.recorded(id_.number), read_result(id_, id_.folder(site.area))
-    known += [recorded["wms_id"]] if recorded else []
+    known = [recorded["wms_id"]] if recorded else []
     known += [left.wms_id] if left and left.wms_id else []
+    known += oldest_first(wms_id for wms_id, report in reports.items() if report.name == id_.workflow)
     sent = left is not None and left.outcome is not SubmitOutcome.FAILED
     return list(dict.fromkeys(known)) or (None if sent else [])
 
 
-def _stopped(site: Site, wms_id: str, reports: Mapping[str, WorkflowReport]) -> bool:
-    """Make sure that a workflow does not run; False if the WMS does not show it."""
+def _submit_dir(
+    site: Site, attempt: Attempt, claims: Claims, wms_id: str, reports: Mapping[str, WorkflowReport]
+) -> str:
+    """Find the submit directory of a workflow that was not recorded; empty if nobody knows it."""
+    recorded = claims.recorded(attempt.id.number)
+    if recorded and recorded["wms_id"] == wms_id:
+        return str(recorded.get("submit_dir") or "")
+    left = read_result(attempt.id, attempt.id.folder(site.area))
+    if left and left.wms_id == wms_id and left.submit_dir:
+        return str(left.submit_dir)
+    report = reports.get(wms_id)
+    return (report.path or "") if report else ""
+
+
+def _stop(site: Site, wms_id: str, reports: Mapping[str, WorkflowReport]) -> str:
+    """Make sure that a workflow does not run, and say how it ended; empty if the WMS does not show it."""
     report = reports.get(wms_id)
     if report is None:
         report = site.wms.report_one(wms_id, site.spec.wms.history)
-    if report is not None and report.state not in _OVER:  # one that has ended can't be cancelled, and need not be
-        site.wms.cancel(wms_id)
-        crash_point("watch.stopped")
-    return report is not None
+    if report is None:
+        return ""
+    if report.state in _OVER:  # one that has ended can't be cancelled, and need not be
+        return "was cancelled" if report.state is WmsState.CANCELLED else f"had {report.state} before"
+    site.wms.cancel(wms_id)
+    crash_point("watch.stopped")
+    return "was cancelled"

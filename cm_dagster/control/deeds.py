@@ -15,7 +15,7 @@ from cm_dagster.control.divide import divide, replace_by
 from cm_dagster.control.redo import quanta_of, rescue_recipe, restart_ended, restartable
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import Board, collected_key
-from cm_dagster.errors import LedgerError
+from cm_dagster.errors import CmError, LedgerError
 from cm_dagster.ledger import campaigns, decisions, events, overrule, tags
 from cm_dagster.ledger.attempts import UNFINISHED, Attempt, index_of
 from cm_dagster.ledger.claims import Claims
@@ -110,9 +110,20 @@ class Hand:
             deed = self._deed()
             if self.order.dry:
                 return f"{deed.before} -> {deed.after}"
-            after = deed.do() or deed.after
-            self._record(deed, after)
+            after = self._do(deed)
         return f"{deed.before} -> {after}"
+
+    def _do(self, deed: _Deed) -> str:
+        """Do it; who wanted it, and why, is on the group's page before anything is done, whatever dies meanwhile."""
+        self._record(deed, deed.after)
+        try:
+            after = deed.do() or deed.after
+        except (CmError, OSError) as error:
+            self._record(deed, f"not done: {error}")
+            raise
+        if after != deed.after:
+            self._record(deed, after)
+        return after
 
     def _record(self, deed: _Deed, after: str) -> None:
         order = self.order

@@ -16,13 +16,14 @@ from cm_dagster.control.health import Progress, read_health, read_progress, writ
 from cm_dagster.control.judge import settle
 from cm_dagster.control.queue import Batch, in_work
 from cm_dagster.control.site import Site
-from cm_dagster.control.twins import cancel_twins
+from cm_dagster.control.twins import cancel_twins, oldest_first
 from cm_dagster.control.waiting import longer, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ButlerError, ServiceError, WmsError
-from cm_dagster.ledger import campaigns, events
-from cm_dagster.ledger.attempts import Attempt, index_of
-from cm_dagster.ledger.claims import BusyError
+from cm_dagster.ledger import campaigns, events, overrule
+from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of
+from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.plan.names import AttemptId, group_folder
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.judge import Outcome
 from cm_dagster.policy.states import State
@@ -90,7 +91,9 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
         return Seen(f"{len(attempts)} in flight, unknown since {since}, asked {health.asked} times: {error}")
     write_health(instance, site.name, answers=True)
     crash_point("watch.listed")
-    return _Look(instance, site, log, finalize_job, reports).at(attempts)
+    look = _Look(instance, site, log, finalize_job, reports)
+    look.cancel_strays(index, attempts)
+    return look.at(attempts)
 
 
 class _Look:
@@ -199,11 +202,12 @@ class _Look:
     def _shown(self, attempt: Attempt, report: WorkflowReport) -> str:
         self.jobs[attempt.run_id] = {str(state): count for state, count in report.jobs.items()}
         state = _STATES.get(report.state, State.ENDED)
-        if state is State.ENDED:
-            return self._ended(attempt, report)
-        if report.state in _ALIVE:
-            self._cancel_twins(attempt)
-        return self._now(attempt, state)
+        others = [wms_id for wms_id in self.alive[attempt.id.workflow] if wms_id != attempt.wms_id]
+        if others and report.state in (WmsState.FAILED, WmsState.CANCELLED):
+            return self._follow(attempt, report, oldest_first(others)[0])
+        if others and state is not State.UNKNOWN:  # nobody restarts what has succeeded
+            self._cancel_twins(attempt, others)
+        return self._ended(attempt, report) if state is State.ENDED else self._now(attempt, state)
 
     def _unseen(self, attempt: Attempt) -> str:
         """Deal with a workflow that the WMS's list does not show: its id is asked for, less and less often."""
@@ -231,13 +235,39 @@ class _Look:
             self.waits[attempt.run_id] = Wait(cause, 0, now, now, now + self.site.spec.backoff.first)
         return self._shown(attempt, report)
 
-    def _cancel_twins(self, attempt: Attempt) -> None:
-        """Cancel what runs beside a workflow that runs; where it has ended, a person may have restarted it."""
-        twins = [wms_id for wms_id in self.alive[attempt.id.workflow] if wms_id != attempt.wms_id]
+    def _follow(self, attempt: Attempt, report: WorkflowReport, other: str) -> str:
+        """Follow another workflow of the same name: that of the attempt has failed, this one runs.
+
+        It was restarted by a person, or by a process that died before it could say so; or it is a twin, whose work
+        counts as well as that of another attempt. None of them may run beside the next attempt.
+        """
+        how = f"has {report.state}, and another of its name runs: restarted by hand, or a twin"
+        with Claims(group_folder(self.site.area, attempt.id.step, attempt.id.group)).locked():
+            overrule.restarted(self.instance, attempt, other, time.time(), how)
+        return State.SUBMITTED
+
+    def _cancel_twins(self, attempt: Attempt, twins: list[str]) -> None:
+        """Cancel what runs beside the workflow of an attempt."""
         try:
             cancel_twins(self.instance, self.site, attempt, attempt.wms_id, twins, self.log)
         except WmsError as error:
             self.log.warning("%s: %s", attempt.id.workflow, error)
+
+    def cancel_strays(self, index: AttemptIndex, attempts: Iterable[Attempt]) -> None:
+        """Cancel what runs for attempts that are over: accepted ones, and those that another attempt has followed.
+
+        One that failed may have been restarted by a person; the audit tells of it.
+        """
+        followed = {attempt.id.workflow for attempt in attempts}
+        for name in self.alive.keys() - followed:
+            try:
+                id_ = AttemptId.from_workflow(name)
+            except ValueError:
+                continue  # not of a campaign
+            alike = index.all_of(id_.step, id_.group)
+            over = [each for each in alike if each.id == id_ and each.wms_id and not each.is_open]
+            if over and (over[-1].state is State.ACCEPTED or alike[-1].id.number > id_.number):
+                self._cancel_twins(over[-1], [wms_id for wms_id in self.alive[name] if wms_id != over[-1].wms_id])
 
     def _now(self, attempt: Attempt, state: State) -> str:
         if state is not attempt.state:

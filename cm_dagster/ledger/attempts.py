@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -178,7 +179,9 @@ class AttemptIndex:
     def refresh(self, instance: dg.DagsterInstance) -> None:
         """Read what has changed since the last call."""
         with self._lock:
-            since = self._seen - _OVERLAP if self._seen else None
+            # What was written while a clock was ahead must not hide what is written now.
+            now = datetime.fromtimestamp(time.time(), UTC)
+            since = min(self._seen, now) - _OVERLAP if self._seen else None
             # Not by their tags: Dagster's own PostgreSQL storage commits a run's tags for queries after the run, and a
             # crash between leaves these out for ever. What the run itself says of its tags is complete.
             records = instance.get_run_records(dg.RunsFilter(updated_after=since))

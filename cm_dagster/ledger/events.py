@@ -28,6 +28,7 @@ __all__ = [
     "cancel_asked",
     "cancelled",
     "fail",
+    "found",
     "note",
     "set_state",
     "start",
@@ -86,6 +87,12 @@ def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, su
     if attempt.run.tags.get(tags.WAIT):
         found[tags.WAIT] = ""
     instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
+
+
+def found(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str) -> None:
+    """Write which workflow was that of an attempt that was cancelled before its workflow was recorded."""
+    known = {tags.WMS_ID: wms_id, tags.SUBMIT_DIR: submit_dir}
+    instance.add_run_tags(attempt.run_id, {name: value for name, value in known.items() if value})
 
 
 def set_state(

@@ -12,18 +12,22 @@ Returning instead would have the daemon ask again without a pause, since it does
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.scheduler.instigation import InstigatorState
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.admission import find_steps
 from cm_dagster.ledger.attempts import UNFINISHED
+from cm_dagster.ledger.clock import without_future
 from cm_dagster.ledger.wish import HOW_TO_CANCEL, UnwishedError, is_attempt, of_failing_backfill
 
 __all__ = ["CampaignInstance"]
@@ -97,6 +101,16 @@ class CampaignInstance(dg.DagsterInstance):
         crash_point("backfill.noted")
         told = error._replace(message=f"{cause}\n{_GO_ON}\n") if error and attempts else error
         return backfill._replace(error=told)
+
+    def get_instigator_state(self, origin_id: str, selector_id: str) -> InstigatorState | None:
+        """Read what is known of a sensor or schedule; not ticks in a future that was called off."""
+        found = super().get_instigator_state(origin_id, selector_id)
+        return found and without_future(found, time.time())
+
+    def all_instigator_state(self, *args: Any, **kwargs: Any) -> Sequence[InstigatorState]:
+        """Read what is known of all sensors and schedules; not ticks in a future that was called off."""
+        now = time.time()
+        return [without_future(state, now) for state in super().all_instigator_state(*args, **kwargs)]
 
     def delete_run(self, run_id: str) -> None:
         """Delete a run with its events.

@@ -75,7 +75,9 @@ def reopen(instance: dg.DagsterInstance, attempt: Attempt, message: str) -> None
     crash_point("overrule.reopened")
 
 
-def restarted(instance: dg.DagsterInstance, attempt: Attempt, wms_id: str, now: float) -> None:
+def restarted(
+    instance: dg.DagsterInstance, attempt: Attempt, wms_id: str, now: float, how: str = "was restarted"
+) -> None:
     """Write that the workflow of an attempt in the site's hands was restarted, and which one it is from now on.
 
     Parameters
@@ -88,11 +90,13 @@ def restarted(instance: dg.DagsterInstance, attempt: Attempt, wms_id: str, now: 
         Id of the workflow at the WMS; some give a new one.
     now
         Seconds since the epoch.
+    how
+        What happened to the former one.
     """
     how_often = f"{attempt.restarts + 1} {int(now)}"
     found = {tags.WMS_ID: wms_id, tags.RESTARTED: how_often, tags.FINALIZED: "", tags.STATE: State.SUBMITTED.value}
     instance.add_run_tags(attempt.run_id, found)
-    note(instance, attempt.run, f"Workflow {attempt.wms_id} was restarted; it is {wms_id} now.")
+    note(instance, attempt.run, f"Workflow {attempt.wms_id} {how}; it is {wms_id} now.")
 
 
 def _check(attempt: Attempt, after: State) -> None:

@@ -31,12 +31,13 @@ from cm_dagster import definitions
 from cm_dagster.assets import steps as step_assets
 from cm_dagster.control import finalize, judge
 from cm_dagster.control import site as sites
+from cm_dagster.control.audit import Audit, audit
 from cm_dagster.control.overview import overview
 from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.errors import ButlerError
 from cm_dagster.services.butler import ButlerService
-from cm_dagster_tests.alembic_once import read_scripts_once
 from cm_dagster_tests.faults.world import CAMPAIGN, World
+from cm_dagster_tests.quick_sqlite import spare_sqlite
 
 __all__ = ["HOST", "WORKER", "Death", "Life", "begin", "prepare_site", "repository"]
 
@@ -47,6 +48,8 @@ WORKER = "worker"
 """Only the process dies that comes to the point."""
 _TICK = 20.0
 """Seconds by which the clock goes on in a round."""
+_NIGHT = 3600.0
+"""Seconds by which it goes on until the audit."""
 
 # What each life would import anew.
 _SHARED = [
@@ -62,7 +65,7 @@ _SHARED = [
 for _name in _SHARED:
     importlib.import_module(_name)
 
-read_scripts_once()
+spare_sqlite()
 
 _world: World | None = None
 _repository: dg.RepositoryDefinition | None = None
@@ -128,9 +131,9 @@ class _Hook:
             return
         with self.world.crashes.open("a") as file:
             file.write(f"{name}\n")
-        if self.death.who == HOST:
-            os.kill(self.host, self.death.how)
-        os.kill(os.getpid(), self.death.how)
+        struck = {self.host, os.getpid()} if self.death.who == HOST else {os.getpid()}
+        for pid in sorted(struck, key=os.getpid().__eq__):  # itself last, and once: it would pause again when it wakes
+            os.kill(pid, self.death.how)
 
 
 class Life:
@@ -152,6 +155,11 @@ class Life:
         ):
             work()
         self.world.clock.advance(_TICK)
+
+    def audit(self) -> Audit:
+        """Do what the nightly run does."""
+        self.world.clock.advance(_NIGHT)
+        return audit(self.instance, sites.current_site(), LOG, fix_by="the nightly audit")
 
     def is_done(self) -> bool:
         """Whether the campaign is."""

@@ -43,14 +43,17 @@ class Result:
     """Number of deaths by point."""
     rounds: int = 0
     """Rounds that it took in peace until the end."""
+    audit: list[str] = field(default_factory=list)
+    """What the nightly audit finds at the end, after it has cancelled twins that run."""
 
     @property
     def good(self) -> bool:
-        """Whether the campaign is done, with nothing lost, doubled, redone or too early."""
-        return self.done and self.findings.clean
+        """Whether the campaign is done, with nothing lost, doubled, redone or too early, and the audit says so too."""
+        return self.done and self.findings.clean and not self.audit
 
     def __str__(self) -> str:
-        return f"{'done' if self.done else 'NOT DONE'}  {self.findings}"
+        said = "".join(f"\naudit: {finding}" for finding in self.audit)
+        return f"{'done' if self.done else 'NOT DONE'}  {self.findings}{said}"
 
 
 def working_folder() -> Path:
@@ -150,12 +153,14 @@ class _Player:
         """Take all faults back, and let the campaign come to its end."""
         self.world.wms.clear()
         self.world.order(butler=False, fail=[], orphan=[])
-        rounds = self.world.folder / "rounds"
+        rounds, audited = self.world.folder / "rounds", self.world.folder / "audit"
 
         def live(life: Life) -> bool:
             for number in range(_PEACE):
                 rounds.write_text(str(number))
                 if life.is_done():
+                    life.audit()  # what it finds of twins it has cancelled
+                    audited.write_text("\n".join(map(str, life.audit().findings)))
                     return True
                 pilot.repair(life)
                 life.round()
@@ -163,7 +168,8 @@ class _Player:
 
         status = self._live(live)
         crashes = Counter(self.world.crashes.read_text().split())
-        return Result(status == 0, self._examine(), crashes, int(rounds.read_text()))
+        left = audited.read_text().splitlines() if audited.exists() else []
+        return Result(status == 0, self._examine(), crashes, int(rounds.read_text()), left)
 
     def _examine(self) -> Findings:
         return examine(self.world.wms.home, self.world.deployment.home, butler=str(self.world.repo))

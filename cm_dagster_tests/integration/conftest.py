@@ -14,6 +14,7 @@ from lsst.daf.butler import Butler
 from cm_dagster.local.survey import Survey, make_hsc_survey
 from cm_dagster.local.wms import store
 from cm_dagster.local.wms.shutdown import shutdown
+from cm_dagster.services.quanta import QuantaSummary, TaskQuanta
 from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.integration.databases import BlankDatabase, pooled
 from cm_dagster_tests.integration.ledger_rig import Rig, make_blank, open_rig
@@ -114,4 +115,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that our code reads."""
     made, real = Clock(), time.time
     monkeypatch.setattr(time, "time", lambda: real() + made.ahead)
+    return made
+
+
+class Judge:
+    """Stands for the Butler in judgement: it answers as it is told."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked = 0
+
+    def __call__(self, submit_dir: Path, butler: object) -> QuantaSummary:
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return QuantaSummary("a/run", {"isr": TaskQuanta(2, 2)}, provenance=True, registered={"isr": 2})
+
+
+@pytest.fixture
+def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
+    made = Judge()
+    monkeypatch.setattr("cm_dagster.control.judge.read_quanta", made)
     return made

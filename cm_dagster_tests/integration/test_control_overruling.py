@@ -127,6 +127,9 @@ def test_a_refused_restart_leaves_the_attempt_as_it_was(step: Rig) -> None:
     assert step.state(run_id) is State.FAILED
     assert step.end_message(run_id).startswith("bad (A restart was refused:")
     assert shown(step) == "FAILED"
+    intended, said = decisions.decisions_on(step.instance, STEP1, "g0000")
+    assert (intended.user, intended.action) == (said.user, said.action) == ("ann", "restart")
+    assert said.after.startswith("not done: ")
 
 
 def test_what_the_wms_does_not_know_is_not_restarted(step: Rig) -> None:

@@ -257,6 +257,18 @@ def test_a_pipeline_that_is_not_there_stops_the_step(rig: Rig) -> None:
     assert campaigns.find(rig.instance, "camp").pause("step1") is not None
 
 
+def test_what_did_not_pass_for_long_is_no_case_for_the_rules_on_what_passes(rig: Rig) -> None:
+    open_campaign(rig, {"name": "long", "text": "^given up after 1 tries", "action": "hold"})
+    run_id = rig.queue("g0000")
+    rig.restrict(submit=rig.site.spec.submit.model_copy(update={"patience": 0.0}))
+    rig.submitter.turns = [rig.submitter.shaky]
+    rig.submit(run_id)
+    assert rig.state(run_id) is State.FAILED
+    assert "database is locked" in rig.end_message(run_id)
+    assert set(decided(rig).holds) == {"g0000"}
+    assert requested(rig) == {}
+
+
 def test_a_rescue_is_submitted_with_what_it_skips_and_the_memory_it_needs(rig: Rig) -> None:
     registry = open_campaign(rig)
     registry.runs[run_of("g0000")] = {"isr": 90}
@@ -383,7 +395,7 @@ POINTS = {
     ("action", "point"), [(action, point) for action, points in POINTS.items() for point in points]
 )
 def test_a_rule_acts_once_whatever_dies(rig: Rig, action: str, point: str) -> None:
-    registry = open_campaign(rig, {"name": "all", "action": action}, retry={"max": 0})
+    registry = open_campaign(rig, {"name": "all", "action": action, "per_group": 1})
     registry.runs[run_of("g0000")] = {"isr": 40}
     resize(rig, "g0000", 10)
     run_id = rig.begin("g0000", state=State.ENDED)
@@ -397,8 +409,9 @@ def test_a_rule_acts_once_whatever_dies(rig: Rig, action: str, point: str) -> No
     assert set(requested(rig)) == ({"g0000"} if action in ("retry", "rescue") else set())
     assert set(decided(rig).holds) == ({"g0000"} if action == "hold" else set())
     assert rig.wms.asked["restart"] == (1 if action == "restart" else 0)
-    names = {group.name for group in load_boards(rig.instance, ["camp"])[0].plans["step1"].groups}
-    assert ("g0000a" in names) is (action == "split")
+    plan = load_boards(rig.instance, ["camp"])[0].plans["step1"]
+    assert ("g0000a" in {group.name for group in plan.groups}) is (action == "split")
+    assert plan.split == (("g0000",) if action == "split" else ())
     assert (campaigns.find(rig.instance, "camp").pause("step1") is not None) is (action == "stop-step")
 
 

@@ -13,14 +13,13 @@ from dagster._core.test_utils import create_run_for_test
 from cm_dagster.control.finalize import finalize
 from cm_dagster.control.health import read_health, read_progress
 from cm_dagster.control.queue import batches
-from cm_dagster.control.twins import read_alarms
 from cm_dagster.control.waiting import wait_of, why_waits
 from cm_dagster.errors import ButlerError, ServiceError
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 from cm_dagster.services.quanta import FinalJobResult, QuantaSummary, TaskQuanta
 from cm_dagster.services.wms import WmsState
-from cm_dagster_tests.integration.conftest import Clock
+from cm_dagster_tests.integration.conftest import Clock, Judge
 from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, SUBMIT, Rig
 
 IN_HANDS = [state for state, shown in SHOWN_AS.items() if shown is RunStatus.STARTED and state is not State.CLAIMED]
@@ -298,27 +297,6 @@ def test_the_age_of_an_outage_is_told(step: Rig) -> None:
 # ------------------------------------------------------------------------------------------------------- judgement
 
 
-class Judge:
-    """Stands for the Butler in judgement: it answers as it is told."""
-
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self.asked = 0
-
-    def __call__(self, submit_dir: Path, butler: object) -> QuantaSummary:
-        self.asked += 1
-        if self.error:
-            raise self.error
-        return QuantaSummary("a/run", {"isr": TaskQuanta(2, 2)}, provenance=True, registered={"isr": 2})
-
-
-@pytest.fixture
-def judge(monkeypatch: pytest.MonkeyPatch) -> Judge:
-    made = Judge()
-    monkeypatch.setattr("cm_dagster.control.judge.read_quanta", made)
-    return made
-
-
 def end(step: Rig, groups: int) -> list[str]:
     """Make attempts whose workflow has succeeded."""
     runs = [step.begin(f"g000{n}") for n in range(groups)]
@@ -438,43 +416,3 @@ def test_a_dead_finalize_worker_is_taken_up_again(step: Rig, clock: Clock) -> No
     assert again.run_ids == (run_id,)
     assert again.run_key != batch.run_key
     assert "process is gone" in step.end_message(run.run_id)
-
-
-# ----------------------------------------------------------------------------------------------------------- twins
-
-
-def test_a_twin_that_runs_beside_the_recorded_workflow_is_cancelled_with_an_alarm(
-    step: Rig, caplog: pytest.LogCaptureFixture
-) -> None:
-    run_id = step.begin("g0000")
-    own = step.attempt(run_id)
-    twin = step.wms.add(own.id.workflow)
-    with caplog.at_level(logging.ERROR):
-        step.watch()
-        step.watch()
-    assert step.wms.workflows[twin].state is WmsState.CANCELLED
-    assert step.wms.workflows[own.wms_id].state is WmsState.RUNNING
-    assert caplog.text.count("ALARM") == 1
-    assert f"{twin}; it was cancelled, {own.wms_id} stays" in step.notes(run_id)
-    assert [alarm.twin for alarm in read_alarms(step.instance, [SITE])[SITE]] == [twin]
-
-
-def test_what_a_person_restarted_is_no_twin(step: Rig, judge: Judge) -> None:
-    """Some WMSs give a restarted workflow a new id; the old one has ended."""
-    run_id = step.begin("g0000")
-    own = step.attempt(run_id)
-    step.wms.set(own.wms_id, WmsState.FAILED)
-    again = step.wms.add(own.id.workflow)
-    judge.error = ButlerError("away", transient=True)
-    step.watch()
-    assert step.wms.workflows[again].state is WmsState.RUNNING
-    assert read_alarms(step.instance, [SITE]) == {SITE: []}
-
-
-def test_twins_of_what_is_terminated_are_cancelled_too(step: Rig) -> None:
-    run_id = step.begin("g0000")
-    step.wms.add(step.attempt(run_id).id.workflow)
-    step.terminate(run_id)
-    step.watch()
-    assert step.wms.alive() == []
-    assert step.state(run_id) is State.CANCELLED

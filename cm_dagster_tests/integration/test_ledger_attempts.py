@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.storage.runs.schema import RunTagsTable
+from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
 from cm_dagster.ledger import attempts as module
 from cm_dagster.ledger import events, tags
@@ -89,6 +89,19 @@ def test_a_refresh_reads_what_has_changed(rig: Rig, monkeypatch: pytest.MonkeyPa
     seen.clear()
     index.refresh(rig.instance)
     assert set(seen) == {runs[2]}
+
+
+def test_what_was_written_while_a_clock_was_ahead_does_not_hide_what_comes_after(rig: Rig) -> None:
+    run_id = rig.queue("g0000")
+    storage: Any = rig.instance.run_storage
+    ahead = datetime.now(UTC).replace(tzinfo=None) + timedelta(hours=2)
+    with storage.connect() as connection:
+        connection.execute(RunsTable.update().values(update_timestamp=ahead))
+    index = AttemptIndex()
+    index.refresh(rig.instance)
+    other = rig.queue("g0001")
+    index.refresh(rig.instance)
+    assert {attempt.run_id for attempt in index.open_at(SITE)} == {run_id, other}
 
 
 def test_an_attempt_whose_tags_are_not_in_the_table_for_queries_is_seen(rig: Rig) -> None:

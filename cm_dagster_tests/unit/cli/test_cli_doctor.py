@@ -13,9 +13,11 @@ import pytest
 
 from cm_dagster import zipguard
 from cm_dagster.cli import checks
-from cm_dagster.cli.checks_dagster import check_daemon, check_daemon_environment
+from cm_dagster.cli.checks_dagster import check_daemon, check_daemon_environment, check_instance
 from cm_dagster.local.survey import make_hsc_survey
 from cm_dagster_tests.unit.cli.conftest import Cm
+
+_INSTANCE_CLASS = "instance_class:\n  module: cm_dagster.ledger.instance\n  class: CampaignInstance\n"
 
 
 def found(ran: Any, check: str) -> list[tuple[str, str]]:
@@ -29,7 +31,7 @@ def test_a_good_deployment_without_a_daemon(cm_run: Cm, home: Path, tmp_path: Pa
     levels = {entry["check"]: entry["level"] for entry in ran.json["checks"]}
     assert levels == {
         "interpreter": "ok", "packages": "ok", "programs": "ok", "DAGSTER_HOME": "ok", "storage": "ok",
-        "coordinator": "ok", "launcher": "ok", "daemon": "fail", "sensors": "warn", "sites": "ok",
+        "instance": "ok", "coordinator": "ok", "launcher": "ok", "daemon": "fail", "sensors": "warn", "sites": "ok",
         "butler local": "ok", "wms local": "ok", "submit area local": "ok",
     }  # fmt: skip
     assert set(ran.json) == {"ok", "checks"}
@@ -110,6 +112,17 @@ def test_daemon_by_its_heartbeats(instance: dg.DagsterInstance, monkeypatch: pyt
     (finding,) = check_daemon(instance)
     assert finding.level == "fail"
     assert "sensor (15 min ago)" in finding.message
+    beats["SENSOR"] = Beat(-7200)
+    _, finding = check_daemon(instance)
+    assert finding.level == "warn"
+    assert "120 min in the future: a clock was set back" in finding.message
+
+
+def test_an_instance_of_dagsters_own_class(tmp_path: Path) -> None:
+    for text, level in (("", "fail"), (_INSTANCE_CLASS, "ok")):
+        (tmp_path / "dagster.yaml").write_text(text)
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            assert [finding.level for finding in check_instance(instance)] == [level]
 
 
 def test_a_daemon_without_the_variable_for_backfills_is_seen(home: Path) -> None:

@@ -1,0 +1,56 @@
+"""Doing once a process what Dagster does on SQLite whenever it opens an instance, a run's database, or a connection.
+
+It reads the scripts of all changes of its schemas, makes an engine, and compiles each statement anew: together more
+than half of all the time that a test of the ledger takes. PostgreSQL storages keep their engine.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from sqlalchemy import Engine, NullPool, create_engine
+
+__all__ = ["spare_sqlite"]
+
+_read = ScriptDirectory.from_config
+_known: dict[str | None, ScriptDirectory] = {}
+
+
+def _from_config(config: Config) -> ScriptDirectory:
+    if config.config_file_name not in _known:
+        _known[config.config_file_name] = _read(config)
+    return _known[config.config_file_name]
+
+
+@functools.cache
+def _model() -> Engine:
+    """Make the engine that lends its dialect to all others: a compiled statement is known for a dialect."""
+    engine = create_engine("sqlite://", poolclass=NullPool)
+    engine.connect().close()
+    return engine
+
+
+@functools.lru_cache(maxsize=256)
+def _engine(url: str, timeout: float) -> Engine:
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": timeout})
+    model = _model()
+    engine.dialect, engine._compiled_cache = model.dialect, model._compiled_cache
+    return engine
+
+
+def _make_engine(url: str, poolclass: type[NullPool], connect_args: dict[str, Any] | None = None) -> Engine:
+    assert poolclass is NullPool  # which keeps no connection, so that a fork may use the engine too
+    return _engine(url, (connect_args or {}).get("timeout", 5.0))
+
+
+def spare_sqlite() -> None:
+    """Have this process, and those that it forks, do so."""
+    ScriptDirectory.from_config = _from_config  # type: ignore[method-assign]
+    for module in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        vars(module)["create_engine"] = _make_engine

@@ -216,9 +216,10 @@ class FakeWms:
             work.db.executemany("INSERT INTO fault(fault, times) VALUES (?, ?)", rows)
 
     def clear(self) -> None:
-        """Take all faults back that were not used; what was forgotten stays so."""
+        """Take all faults back that were not used, and show what is late; what was forgotten stays so."""
         with session(self.home, self.log) as work:
             work.db.execute("DELETE FROM fault")
+            work.db.execute("UPDATE workflow SET visible_from = 0")
 
     def workflows(self) -> Workflows:
         """Tell the truth: all workflows, the oldest first; nobody notices."""

@@ -1,0 +1,126 @@
+"""Nobody touches it, and each group ends as the campaign's file says; no limit is ever passed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from lsst.daf.butler import Butler
+
+from cm_dagster_tests.managed.campaign import BUILDING, CLASSES, GROUPS, IN_FLIGHT
+from cm_dagster_tests.managed.conftest import Managed
+from cm_dagster_tests.system.rig import PATIENCE, Case, wait_for
+
+
+def _wait(what: str, look: Callable[[], object]) -> None:
+    """Wait for longer than other tests do: much goes on at a time here."""
+    wait_for(what, look, 4 * PATIENCE, every=2.0)
+
+
+def _done(case: Case) -> None:
+    _wait(f"the end of {case.name}", lambda: case.view().state == "done")
+
+
+def _reason(case: Case) -> str:
+    (step,) = json.loads(case.rig.program("cm", "status", case.name, "--json"))["steps"]
+    return str(step["reason"])
+
+
+def test_a_scout_that_fails_holds_the_step(managed: Managed) -> None:
+    case = managed.scouts
+    _wait("two scouts that ended", lambda: case.count() == {"accepted": 1, "failed": 1, "planned": 2})
+    assert "waits for its scouts g0000 (failed: " in _reason(case)
+    assert "a bad night" in _reason(case)
+    case.set_faults([])
+    case.rig.program("cm", "group", "retry", case.name, "step1", "g0000", "--reason", "the night was looked at")
+    _done(case)
+    assert case.submitted() == {"g0000.a01": 1, "g0000.a02": 1, "g0001.a01": 1, "g0002.a01": 1, "g0003.a01": 1}
+
+
+def test_a_rate_per_hour_is_kept_and_said_and_changed_while_it_runs(managed: Managed) -> None:
+    case = managed.slow
+    _wait("two groups", lambda: case.count() == {"accepted": 2, "planned": 2})
+    shown = case.rig.program("cm", "group", "show", case.name, "step1", "g0003")
+    assert "2 of 2" in shown
+    assert case.submitted().total() == 2
+    case.rig.program("cm", "limits", "set", "--campaign", case.name, "per_hour=10", "--reason", "it is quick enough")
+    _done(case)
+
+
+def test_groups_are_held_or_fail_as_the_file_says(managed: Managed) -> None:
+    case = managed.held
+    _wait("an end", lambda: case.count() == {"accepted": 2, "failed": 1, "held": 1} and case.view().state)
+    assert case.view().state == "blocked"
+    assert case.submitted().total() == 4
+    listed = case.rig.program("cm", "group", "list", case.name, "--state", "held")
+    assert "g0000" in listed
+    assert "g0001" not in listed
+
+
+def test_a_rule_stops_a_step(managed: Managed) -> None:
+    case = managed.stops
+    _wait("the stop", lambda: case.count() == {"failed": 1, "planned": 3} and "paused" in _reason(case))
+    assert "rule wrong" in _reason(case)
+    assert case.submitted() == {"g0000.a01": 1}
+    case.set_faults([])
+    case.rig.program("cm", "step", "resume", case.name, "step1", "--reason", "the calibration is right now")
+    case.rig.program("cm", "group", "retry", case.name, "step1", "g0000", "--reason", "the calibration is right now")
+    _done(case)
+
+
+def _decided(case: Case, group: str) -> list[tuple[str, str]]:
+    """Who decided what about a group, as the pilot is told."""
+    shown = json.loads(case.rig.program("cm", "group", "show", case.name, "step1", group, "--json"))
+    return [(each["user"], each["action"]) for each in shown["decisions"]]
+
+
+@pytest.mark.parametrize("place", range(len(CLASSES)), ids=[name.replace(" ", "-") for name in CLASSES])
+def test_each_fault_is_dealt_with_as_the_file_says(managed: Managed, place: int) -> None:
+    case, fate, group = managed.big, list(CLASSES.values())[place], f"g{place:04d}"
+    _done(case)
+    attempts = case.attempts(group)
+    if fate.action != "split":  # the group itself is no more
+        assert _decided(case, group) == ([(f"rule {fate.rule}", fate.action)] if fate.rule else [])
+    assert len(attempts) == fate.attempts
+    parts = [f"{group}a", f"{group}b"] if fate.action == "split" else [group]
+    assert {case.attempts(part)[-1].status for part in parts} == {"SUCCESS"}
+    with Butler.from_config(str(case.rig.survey.root)) as butler:
+        numbers = range(1, fate.attempts + 1) if fate.action in ("rescue", "more-memory") else [fate.attempts]
+        runs = [f"u/test/big/step1/{part}/a{number:02d}/run" for part in parts for number in numbers]
+        found = [
+            ref.dataId
+            for task in ("isr", "calibrateImage")
+            for ref in butler.query_datasets(f"{task}_metadata", collections=runs, explain=False)
+        ]
+    assert len(found) == fate.quanta
+
+
+def test_more_memory_was_asked_for(managed: Managed) -> None:
+    case, place = managed.big, list(CLASSES).index("too little memory")
+    _done(case)
+    first, second = (attempt.tags["cm/attempt"] for attempt in case.attempts(f"g{place:04d}"))
+    assert (first, second) == ("1", "2")
+    folder = case.rig.deployment.submit_area / "big" / "step1" / f"g{place:04d}"
+    (written,) = (folder / "a02").glob("bps.yaml")
+    assert "requestMemory: 128" in written.read_text()
+
+
+def test_no_limit_is_passed_by_the_log_of_the_wms(managed: Managed) -> None:
+    _done(managed.big)
+    log = [(begin, end) for name, begin, end in managed.log() if name.startswith("big.")]
+    assert len(log) >= GROUPS + 5
+    most = max(sum(begin <= at < end for begin, end in log) for at, _ in log)
+    assert BUILDING < most <= IN_FLIGHT
+
+
+def test_every_group_was_submitted_as_often_as_it_has_attempts(managed: Managed) -> None:
+    _done(managed.big)
+    assert set(managed.big.submitted().values()) == {1}
+    names = [name.split(".")[3] for name, _, _ in managed.log() if name.startswith("big.step1.")]
+    fates = dict(zip((f"g{place:04d}" for place in range(GROUPS)), CLASSES.values(), strict=False))
+    wanted = Counter({f"g{place:04d}": 1 for place in range(GROUPS)})
+    wanted.update({group: fate.attempts - 1 for group, fate in fates.items()})
+    wanted.update({f"{group}{part}": 1 for group, fate in fates.items() if fate.action == "split" for part in "ab"})
+    assert Counter(names) == wanted

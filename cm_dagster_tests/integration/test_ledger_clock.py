@@ -13,8 +13,6 @@ from cm_dagster_tests.integration.ledger_rig import Rig
 
 _REPOSITORY = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__")
 _ORIGIN = RemoteInstigatorOrigin(_REPOSITORY, "watch")
-    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("here"), "__repository__"), "watch"
-)
 
 
 @pytest.mark.parametrize(("ahead", "kept"), [(-30.0, True), (2.0, True), (7200.0, False)])

@@ -24,7 +24,7 @@ from cm_dagster_tests.faults.world import Templates, World
 
 __all__ = ["Result", "play"]
 
-_ROUNDS = 7
+_ROUNDS = 5
 """Most rounds of a life that is to die."""
 _DUEL = 4
 """Rounds of each life of a duel."""

@@ -24,9 +24,10 @@ from cm_dagster.testing.fakewms.store import FakeWms, Workflow
 from cm_dagster_tests.faults.clock import Clock
 from cm_dagster_tests.integration.ledger_rig import make_blank
 
-__all__ = ["CAMPAIGN", "SITE", "Templates", "World", "make_templates"]
+__all__ = ["CAMPAIGN", "LAST", "SITE", "Templates", "World", "make_templates"]
 
 CAMPAIGN = "camp"
+LAST = "step3"
 SITE = "here"
 QUANTA = 4
 """Quanta of each workflow."""
@@ -134,7 +135,7 @@ class World:
                 "steps": {
                     "step1": {"pipeline": "#step1", **each},
                     "step2": {"pipeline": "#step2", **each, "needs": []},
-                    "step3": {
+                    LAST: {
                         "pipeline": "#step3",
                         "needs": ["step1", "step2"],
                         "group_by": {"dimension": "visit", "count": 1},

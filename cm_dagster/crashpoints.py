@@ -44,6 +44,7 @@ POINTS: Final = {
     "watch.swept": "the workflow of a cancelled attempt is known to be cancelled; the run may still be CANCELING",
     "watch.done": "all attempts were looked at; their progress is not written",
     "judge.read": "the quanta were read; no verdict is written",
+    "judge.checked": "the verdict is written as the group's check; its run has not ended",
     "accept.materialized": "the group is materialized; its run has not ended",
     "accept.succeeded": "the run has ended; its state tag is not in line",
     "fail.observed": "the cause is on the group's page; the run has not ended",

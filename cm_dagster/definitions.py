@@ -10,14 +10,17 @@ from cm_dagster.assets.audit import audit_asset, audit_job
 from cm_dagster.assets.campaigns import campaigns
 from cm_dagster.assets.jobs import site_jobs, step_jobs
 from cm_dagster.assets.sites import sites
-from cm_dagster.assets.steps import step_assets
+from cm_dagster.assets.steps import quanta_check, step_assets
 from cm_dagster.control.site import current_site
 from cm_dagster.ledger.loading import load_specs
+from cm_dagster.plan.names import StepId
 from cm_dagster.sensors import all_sensors
 from cm_dagster.sensors.audit import audit_schedule
 
-# Beta features are used knowingly (`backfill_policy`); a warning for each asset would bury all else in the logs.
+# Such features are used knowingly (`backfill_policy`, partitioned checks); a warning for each asset would bury all else
+# in the logs.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 
 @dg.definitions
@@ -31,11 +34,14 @@ def defs() -> dg.Definitions:
         for step in spec.order()
         for asset in step_assets(spec, step, site=site.name, home=site.spec.home)
     ]
+    here = [spec for spec in specs if site.name in spec.sites]
+    checks = [quanta_check(StepId(spec.campaign, step, site.name)) for spec in here for step in spec.order()]
     jobs = site_jobs(site.name)
     attempts = step_jobs(specs, site.name)
     nightly = audit_job(site.name)
     return dg.Definitions(
         assets=[*([campaigns, sites] if site.spec.home else []), audit_asset(site.name), *assets],
+        asset_checks=checks,
         jobs=[*jobs.values(), nightly, *attempts],
         schedules=[audit_schedule(site.name, nightly)],
         # A run of ours has a step or two: a process for each would cost seconds.

@@ -20,6 +20,7 @@ the same call may succeed later without anybody changing anything; only the adap
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -113,9 +114,21 @@ class PlanError(CmError):
 
 
 class NoInputsError(PlanError):
-    """The step's inputs hold no data, or less than it requires."""
+    """The step's inputs hold no data, or less than it requires.
+
+    Parameters
+    ----------
+    cause, advice
+        As of `CmError`.
+    rows
+        All that was looked at in the inputs, as rows of a table; none where only one thing was.
+    """
 
     code = "no-inputs"
+
+    def __init__(self, cause: str, *, advice: str = "", rows: Sequence[Mapping[str, str | bool]] = ()) -> None:
+        self.rows = rows
+        super().__init__(cause, advice=advice)
 
 
 class ServiceError(CmError):

@@ -1,25 +1,27 @@
 """The assets of a step: its inputs, its groups at a site, what is chained, what is collected."""
 
 # Not `from __future__ import annotations`: Dagster reads the type of `context` from the function itself.
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 import dagster as dg
+from pydantic import Field
 
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
-from cm_dagster.control.history import PASSES
-from cm_dagster.control.inputs import prepare_inputs
+from cm_dagster.control.history import PASSES, WHEN_THERE
+from cm_dagster.control.inputs import CHECKED, checked_table, prepare_inputs
 from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import current_site
 from cm_dagster.control.steps import chained_key, collected_key, inputs_key
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import CmError, LedgerError
+from cm_dagster.errors import CmError, LedgerError, NoInputsError
 from cm_dagster.ledger import tags
+from cm_dagster.ledger.checks import CHECK
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["RETRY", "step_assets", "update_chain"]
+__all__ = ["RETRY", "quanta_check", "step_assets", "update_chain"]
 
 RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For hiccups, 15 s in all: after a longer outage the sensors ask again, so that no process waits for its end."""
@@ -58,13 +60,26 @@ def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list
 def _fail(error: CmError) -> NoReturn:
     """Have Dagster try again after a transient error, and fail at once, with its advice, after another one.
 
-    What does not fit the state of the ledger is judged by the sensors anew: they ask again when it does.
+    What does not fit the state of the ledger is judged by the sensors anew: they ask again when it does. They ask again
+    for inputs too, since who puts data into a collection does not come here to say so.
     """
     if error.transient:
         raise error
     advice = {"advice": error.advice} if error.advice else {}
-    passes = {PASSES: "by itself, when it is its turn"} if isinstance(error, LedgerError) else {}
+    passes = {}
+    if isinstance(error, LedgerError):
+        passes = {PASSES: "by itself, when it is its turn"}
+    elif isinstance(error, NoInputsError):
+        passes = {PASSES: WHEN_THERE}
     raise dg.Failure(error.cause, metadata={**advice, **passes}, allow_retries=False) from error
+
+
+class InputsConfig(dg.Config):
+    """What a person can say when the inputs of a step are materialized by hand."""
+
+    without: list[str] = Field(
+        default=[], description="What to go on without though it is missing, as the table of the check names it."
+    )
 
 
 def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
@@ -77,14 +92,31 @@ def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         kinds={"butler"},
         tags={tags.KIND: "inputs"},
         retry_policy=RETRY,
+        check_specs=[
+            dg.AssetCheckSpec(
+                "complete",
+                asset=inputs_key(spec.campaign, step),
+                blocking=True,
+                description=f"All that {step} reads is there: collections, datasets, calibrations on its dates, disk.",
+            )
+        ],
         description=f"Inputs of {step}: checked, chained, and cut into groups.",
     )
-    def inputs(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def inputs(
+        context: dg.AssetExecutionContext, config: InputsConfig
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
         hold_life_line(current_site(), context.run.run_id)
         try:
-            return dg.MaterializeResult(metadata=prepare_inputs(context.instance, current_site(), spec, step))
+            metadata = prepare_inputs(context.instance, current_site(), spec, step, config.without)
+        except NoInputsError as error:
+            # The evaluation is kept, the inputs are not: what is not complete is not materialized, and not planned.
+            rows = {CHECKED: checked_table(error.rows)}
+            yield dg.AssetCheckResult(passed=False, metadata=rows, description=str(error))
+            _fail(error)
         except CmError as error:
             _fail(error)
+        told = {label: value for label, value in metadata.items() if label == CHECKED}
+        yield dg.MaterializeResult(metadata=metadata, check_results=[dg.AssetCheckResult(passed=True, metadata=told)])
 
     return inputs
 
@@ -103,6 +135,21 @@ def _workflows(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
         raise dg.Failure(_NO_WORKER, allow_retries=False)
 
     return workflows
+
+
+def quanta_check(step: StepId) -> dg.AssetChecksDefinition:
+    """Make the check that shows how a group's quanta were judged; it is written when they are, never by a worker."""
+
+    @dg.asset_check(
+        asset=dg.AssetKey(step.asset),
+        name=CHECK,
+        partitions_def=dg.DynamicPartitionsDefinition(name=step.tag),
+        description="Enough quanta of the group have succeeded: judged when a workflow has ended, by the registry.",
+    )
+    def quanta() -> dg.AssetCheckResult:
+        raise dg.Failure(_NO_WORKER, allow_retries=False)
+
+    return quanta
 
 
 def _chained(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:

@@ -25,6 +25,7 @@ __all__ = ["cm", "main"]
         "group": ("cm_dagster.cli.verbs:group", "Look at groups and their attempts; retry, rescue, accept, hold them."),
         "limits": ("cm_dagster.cli.limits:limits", "Show and change how much goes at once."),
         "plan": ("cm_dagster.cli.plan:plan", "Show groups and what would be submitted; nothing is written."),
+        "quanta": ("cm_dagster.cli.quanta:quanta", "Show the quanta of accepted groups, by step and task."),
         "schema": ("cm_dagster.cli.schema:schema", "Print the JSON schema of campaign or site files."),
         "status": ("cm_dagster.cli.status:status", "Show how far campaigns are, and what they wait for."),
         "step": ("cm_dagster.cli.step:step", "Have a step stop and go on."),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from cm_dagster.control.site import Site
     from cm_dagster.ledger.plans import Plan
     from cm_dagster.plan.groups import Group
+    from cm_dagster.services.input_report import InputRow
     from cm_dagster.spec import CampaignSpec, Sites
 
 __all__ = ["plan"]
@@ -47,7 +48,9 @@ class _Step:
     inputs: tuple[str, ...]
     groups: tuple[Group, ...] = ()
     reason: str = ""
-    """Why there are no groups."""
+    """Why there are no groups, or why they may not begin."""
+    checked: tuple[InputRow, ...] = ()
+    """What was looked at in the inputs."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -55,6 +58,7 @@ class _Step:
             "state": self.state,
             "inputs": list(self.inputs),
             "reason": self.reason,
+            "checked": [row.record() for row in self.checked],
             "groups": [vars(group) for group in self.groups],
         }
 
@@ -66,7 +70,7 @@ class _Step:
 @sites_option
 @json_option
 def plan(what: str, step: str | None, group: str | None, sites_file: Path | None, as_json: bool) -> None:
-    """Show groups with sizes and predicates, and what would be handed to BPS for one of them.
+    """Show whether inputs are complete, groups with sizes and predicates, and what BPS would be given for one of them.
 
     Takes the name of a campaign, or a campaign file that need not be created yet. The Butler is asked; nothing is
     submitted or written. A step whose inputs do not exist yet has no groups, and says so.
@@ -109,8 +113,8 @@ def _campaign(what: str, sites_file: Path | None) -> tuple[CampaignSpec, dict[st
 
 
 def _look(spec: CampaignSpec, step: str, sites: Sites, plans: dict[str, Plan] | None) -> _Step:
-    """Give the groups of a step as they are made, or make them as they would be."""
-    from cm_dagster.control.inputs import input_collections, make_groups
+    """Give the groups of a step as they are made, or make them as they would be after a look at its inputs."""
+    from cm_dagster.control.inputs import input_collections, look_at_inputs
     from cm_dagster.plan.names import step_output
 
     made = (plans or {}).get(step)
@@ -118,11 +122,15 @@ def _look(spec: CampaignSpec, step: str, sites: Sites, plans: dict[str, Plan] | 
         return _Step(step, "planned", made.inputs, made.groups)
     inputs = tuple(input_collections(spec, step))
     try:
-        butler = _site(sites, sites.home).butler(spec)
+        home = _site(sites, sites.home)
+        butler = home.butler(spec)
         waits = [need for need in spec.steps[step].needs if not butler.exists(step_output(spec.butler.output, need))]
         if waits:
             return _Step(step, "waiting", inputs, reason=f"the output of {', '.join(waits)} does not exist yet")
-        return _Step(step, "possible", inputs, tuple(make_groups(butler, spec, step)))
+        look = look_at_inputs(home, spec, step)
+        missing = look.error(step)
+        state, reason = ("failed", str(missing)) if missing else ("possible", "")
+        return _Step(step, state, inputs, () if missing else look.groups, reason, look.rows)
     except CmError as error:
         return _Step(step, "failed", inputs, reason=str(error))
 
@@ -162,13 +170,13 @@ def _print(spec: CampaignSpec, steps: list[_Step], example: dict[str, Any] | Non
     out = console()
     for step in steps:
         common = joined(spec.butler.where, spec.steps[step.step].where)
-        for part in _step_lines(step, common, _MANY if all_groups else _FEW):
+        for part in _step_lines(step, common, _MANY if all_groups else _FEW, all_rows=all_groups):
             out.print(part)
     if example is not None:
         _print_example(out, example)
 
 
-def _step_lines(step: _Step, common: str, limit: int) -> Iterator[Any]:
+def _step_lines(step: _Step, common: str, limit: int, *, all_rows: bool) -> Iterator[Any]:
     """Write the groups of a step; the predicate that all of them begin with is written once."""
     from rich.text import Text
 
@@ -176,6 +184,7 @@ def _step_lines(step: _Step, common: str, limit: int) -> Iterator[Any]:
     style = {"failed": "red", "waiting": "dim"}.get(step.state, "")
     yield Text.assemble((step.step, "bold"), f" {_WORDS[step.state]} ", (step.reason or amount, style))
     yield Text(f"inputs: {', '.join(step.inputs)}", "dim")
+    yield from _checked_lines(step.checked, all_rows=all_rows)
     if step.groups:
         if common:
             yield Text(f"where: {common}", "dim")
@@ -183,6 +192,25 @@ def _step_lines(step: _Step, common: str, limit: int) -> Iterator[Any]:
         if limit < len(step.groups):
             yield Text(f"... and {len(step.groups) - limit} more, the last one {step.groups[-1].name}", "dim")
     yield ""
+
+
+def _checked_lines(rows: Sequence[InputRow], *, all_rows: bool) -> Iterator[Any]:
+    """Write what was looked at in the inputs: all of it, or what is missing or worth a note."""
+    from rich.text import Text
+
+    shown = [row for row in rows if all_rows or row.note or not row.met]
+    if rows:
+        missing = sum(not row.met for row in rows)
+        style = "bold red" if missing else "dim"
+        yield Text(
+            f"checked: {len(rows)} things, {missing} missing" if missing else f"checked: {len(rows)} things", style
+        )
+    if shown:
+        drawn = table("", "what", "kind", "wanted", "found", "note")
+        for row in shown:
+            sign = Text("ok", "green") if row.met else Text("missing", "bold red")
+            drawn.add_row(sign, row.what, row.kind, row.wanted, row.found, row.note)
+        yield drawn
 
 
 def _group_table(groups: Sequence[Group], common: str) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from cm_dagster.control.chain import one_writer
+from cm_dagster.control.quanta import quanta_metadata, step_quanta
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import accepted, read_chained
 from cm_dagster.crashpoints import crash_point
@@ -84,6 +85,7 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
         "campaign collection": spec.butler.output,
         "its children": children,
         "changed": changed,
+        **quanta_metadata(step_quanta(instance, plan)),
     }
 
 

@@ -12,6 +12,7 @@ from cm_dagster.ledger import campaigns
 
 __all__ = [
     "PASSES",
+    "WHEN_THERE",
     "Cause",
     "Decision",
     "decisions",
@@ -24,6 +25,8 @@ __all__ = [
 
 PASSES = "tried again"
 """Label of the metadata of a `dagster.Failure` that is not final."""
+WHEN_THERE = "by itself, when what is missing is there"
+"""What it says of inputs that are not complete."""
 _ENDS = {dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED, dg.DagsterEventType.RUN_SUCCESS}
 _DETAILS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
 _DEPTH = 10  # most errors that one followed from another
@@ -55,6 +58,8 @@ class Cause:
     """What can be done about it; empty where the error does not say."""
     final: bool = False
     """Whether it will not pass by itself: the run has said so. One that died has said nothing."""
+    missing: bool = False
+    """Whether data are missing, which a person must put there: after that it passes by itself."""
 
 
 def iso(seconds: float) -> str:
@@ -158,8 +163,13 @@ def _cause(data: Any) -> Cause:
     """Read the error of a step: what a `dagster.Failure` says of itself, else our own error."""
     user = getattr(data, "user_failure_data", None)
     if user is not None and user.description:
-        advice = user.metadata.get("advice")
-        return Cause(user.description, str(advice.value) if advice else "", final=PASSES not in user.metadata)
+        advice, passes = user.metadata.get("advice"), user.metadata.get(PASSES)
+        return Cause(
+            user.description,
+            str(advice.value) if advice else "",
+            final=passes is None,
+            missing=passes is not None and passes.value == WHEN_THERE,
+        )
     chain: list[Any] = []
     error = getattr(data, "error", None)
     while error is not None and len(chain) < _DEPTH:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -15,12 +16,18 @@ from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, save_plan
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId, step_input, step_output
-from cm_dagster.services.butler import ButlerService
-from cm_dagster.services.planner import check_requirements, plan_groups
+from cm_dagster.services.input_report import GROUP_BY, InputRow, check_collections, check_datasets, first_missing
+from cm_dagster.services.planner import plan_groups
+from cm_dagster.services.space import check_room
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["input_collections", "make_groups", "prepare_inputs"]
+__all__ = ["CHECKED", "Look", "checked_table", "input_collections", "look_at_inputs", "prepare_inputs"]
 
+CHECKED = "checked"
+"""Label of the table of all that was looked at."""
+_COLUMNS = dg.TableSchema(
+    [dg.TableColumn(name, "bool" if name == "met" else "string") for name in InputRow.SHOWN],
+)
 _SHOWN = 100
 
 
@@ -31,42 +38,105 @@ def input_collections(spec: CampaignSpec, step: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def make_groups(butler: ButlerService, spec: CampaignSpec, step: str) -> list[Group]:
-    """Cut a step's present inputs into groups and allot them to sites; writes nothing.
+@dataclass(frozen=True)
+class Look:
+    """What a step's inputs are found to be; nothing was written."""
+
+    rows: tuple[InputRow, ...]
+    """All that was looked at."""
+    groups: tuple[Group, ...] = ()
+    """The groups that the present inputs give, allotted to sites; none where they can't be made."""
+
+    def going_without(self, names: Collection[str]) -> Look:
+        """Take some of what is missing for met, by order of a person; without groups nothing can be done."""
+        met = [
+            replace(row, met=True, note=f"a person goes on without it: {row.note}")
+            if not row.met and row.what in names and self.groups
+            else row
+            for row in self.rows
+        ]
+        return replace(self, rows=tuple(met))
+
+    def error(self, step: str) -> NoInputsError | None:
+        """Say what is missing first, and what to do; None if nothing is."""
+        missing, advice = first_missing(self.rows)
+        if not missing:
+            return None
+        cause = f"the inputs of {step} are not complete: {missing}"
+        return NoInputsError(cause, advice=advice, rows=[row.record() for row in self.rows])
+
+
+def look_at_inputs(home: Site, spec: CampaignSpec, step: str) -> Look:
+    """Check a step's inputs against what the step will ask of them, and cut them into groups; writes nothing.
+
+    What is missing is a row of the answer that is not met. Where a collection is missing nothing else is looked at, for
+    nothing could be said of it.
+
+    Parameters
+    ----------
+    home
+        The home site, where the inputs are.
+    spec
+        The campaign.
+    step
+        Name of the step.
 
     Raises
     ------
     ButlerError
-        If an input collection is missing.
-    NoInputsError
-        If there is no data to process, or less than the step requires.
+        If the repository can't be asked, or a predicate is wrong.
+    PlanError
+        If the groups can't be written as predicates.
     """
-    collections = input_collections(spec, step)
-    butler.check_inputs(collections)
-    short = [row for row in check_requirements(spec, step, butler, collections) if not row.met]
-    if short:
-        raise NoInputsError(
-            f"{step} requires data that its inputs lack: " + "; ".join(str(row) for row in short),
-            advice=f"put it into {', '.join(collections)}, or change the step's requirements",
-        )
+    butler, collections = home.butler(spec), input_collections(spec, step)
+    rows = check_collections(butler, collections)
+    if not all(row.met for row in rows):
+        return Look(tuple(rows))
+    report = check_datasets(butler, spec, step, collections)
+    rows += report.rows
+    if not all(row.met for row in rows if row.kind == GROUP_BY):
+        return Look(tuple(rows))
+    try:
+        made = plan_groups(spec, step, butler, collections)
+    except NoInputsError as error:
+        row = InputRow(step, "groups", ", ".join(collections), "at least 1", "0", False, error.cause, error.advice)
+        return Look((*rows, row))
     site = next(iter(spec.sites))
-    return [replace(group, site=site) for group in plan_groups(spec, step, butler, collections)]
+    groups = tuple(replace(group, site=site) for group in made)
+    return Look((*rows, *check_room(home.area if site == home.name else None, groups, report.tasks)), groups)
 
 
-def prepare_inputs(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: str) -> Metadata:
+def prepare_inputs(
+    instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: str, without: Sequence[str] = ()
+) -> Metadata:
     """Check a step's inputs, set its input chain, make its groups; doing it twice changes nothing.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    home
+        The home site, where the inputs are.
+    spec
+        The campaign.
+    step
+        Name of the step.
+    without
+        What a person wants to go on without, as it is called in the table.
 
     Returns
     -------
     metadata
-        What the inputs hold, for the asset's page.
+        What the inputs hold, for the asset's page; what was checked under `CHECKED`.
 
     Raises
     ------
     LedgerError
         If a step that this one needs is not collected, or its gate is closed.
-    ButlerError, NoInputsError
-        As `make_groups`.
+    NoInputsError
+        If something is missing: it has the rows of all that was looked at. Nothing was written.
+    ButlerError, PlanError
+        As `look_at_inputs`.
     """
     board = load_boards(instance, [spec.campaign])[0]
     if waiting := [need for need in spec.steps[step].needs if need not in board.collected]:
@@ -75,23 +145,31 @@ def prepare_inputs(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec,
         raise LedgerError(
             f"the gate of {step} is closed", advice=f"cm campaign sign-off {spec.campaign} {step} --reason ..."
         )
-    butler = home.butler(spec)
     chain = step_input(spec.butler.output, step)
-    groups = make_groups(butler, spec, step)
+    look = look_at_inputs(home, spec, step).going_without(without)
+    if missing := look.error(step):
+        raise missing
+    groups = look.groups
     crash_point("inputs.grouped")
-    butler.set_chain(chain, input_collections(spec, step))
+    home.butler(spec).set_chain(chain, input_collections(spec, step))
     crash_point("inputs.chained")
     index = index_of(instance)
     begun = any(index.of_step(StepId(spec.campaign, step, site)) for site in spec.sites)
-    plan = Plan(spec.campaign, step, tuple(groups), tuple(input_collections(spec, step)))
+    plan = Plan(spec.campaign, step, groups, tuple(input_collections(spec, step)))
     save_plan(instance, plan, begun=begun)
     return {
         "input collection": chain,
         "searched in order": list(plan.inputs),
         "groups": len(groups),
         "datasets": sum(group.datasets for group in groups),
+        CHECKED: checked_table([row.record() for row in look.rows]),
         "groups in order": dg.MetadataValue.table([_row(group) for group in groups[:_SHOWN]]),
     }
+
+
+def checked_table(rows: Sequence[Mapping[str, str | bool]]) -> dg.TableMetadataValue:
+    """Draw what was looked at in a step's inputs, for the UI."""
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], _COLUMNS)
 
 
 def _row(group: Group) -> dg.TableRecord:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
 
+from cm_dagster.control.judged import Judged
 from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ButlerError, ServiceError, WmsError
-from cm_dagster.ledger import campaigns, events
+from cm_dagster.ledger import campaigns, checks, events
 from cm_dagster.ledger.attempts import Attempt
-from cm_dagster.policy.judge import Ended, Outcome, Verdict, judge
+from cm_dagster.plan.names import AttemptId
+from cm_dagster.policy.judge import Outcome, Verdict
 from cm_dagster.policy.rules import Fault
 from cm_dagster.services.quanta import QuantaSummary, read_quanta
 from cm_dagster.services.wms import WmsState, WorkflowReport
+from cm_dagster.spec import CampaignSpec
 
 __all__ = ["settle"]
 
@@ -39,31 +42,45 @@ def settle(instance: dg.DagsterInstance, site: Site, attempt: Attempt, report: W
     spec = campaigns.find(instance, attempt.id.step.campaign).spec
     try:
         quanta = read_quanta(Path(attempt.submit_dir), site.butler(spec))
+        rescued = _rescued(site, spec, attempt)
     except ServiceError as error:
         if error.transient or isinstance(error, ButlerError):
             raise
         message = f"Workflow {attempt.wms_id} ended but can't be judged: {error}"
         return end_badly(instance, site, attempt, BadEnd(message, faults=(Fault(texts=(error.cause,)),)))
     crash_point("judge.read")
-    verdict = _verdict(attempt, report, quanta, spec.settings(attempt.id.step.step).accept.quanta)
+    judged = Judged(attempt, report, quanta, rescued, spec.settings(attempt.id.step.step).accept)
+    verdict = judged.verdict
     if verdict.outcome is Outcome.ACCEPT:
-        events.accept(instance, attempt, f"Accepted: {verdict.reason}.", _metadata(attempt, report, quanta, verdict))
+        message = f"Accepted: {verdict.reason}."
+        events.accept(instance, attempt, message, judged.metadata(), judged.check())
     elif verdict.outcome is Outcome.FAIL:
-        return end_badly(instance, site, attempt, _bad_end(site, attempt, report, quanta, verdict))
+        checks.write(instance, attempt, judged.check())
+        return end_badly(instance, site, attempt, _bad_end(site, judged))
     else:
         events.note(instance, attempt.run, f"Workflow {attempt.wms_id} ended, but {verdict.reason}.")
     return verdict.outcome
 
 
-def _bad_end(site: Site, attempt: Attempt, report: WorkflowReport, quanta: QuantaSummary, verdict: Verdict) -> BadEnd:
+def _rescued(site: Site, spec: CampaignSpec, attempt: Attempt) -> Counter[str]:
+    """Count the quanta that an attempt has rescued and the registry has, by task."""
+    found: Counter[str] = Counter()
+    for number in attempt.recipe.rescued:
+        run = AttemptId(attempt.id.step, attempt.id.group, number).run(spec.butler.output)
+        found.update(site.butler(spec).quanta_in(run) or {})
+    return found
+
+
+def _bad_end(site: Site, judged: Judged) -> BadEnd:
     """Say for the error rules how a workflow failed."""
-    one = _with_exit_codes(site, report)
-    expected = quanta.expected + attempt.recipe.done
+    attempt, quanta, verdict = judged.attempt, judged.quanta, judged.verdict
+    one = _with_exit_codes(site, judged.report)
+    done = (judged.registered or sum(judged.rescued.values())) / judged.expected if judged.expected else 0.0
     return BadEnd(
         message=f"Workflow {attempt.wms_id} failed: {verdict.reason}.{_causes(one, quanta)}",
-        metadata=_metadata(attempt, one, quanta, verdict),
+        metadata=judged.metadata(one),
         faults=tuple(_faults(one, quanta, verdict)),
-        done=((quanta.registered_total or 0) + attempt.recipe.done) / expected if expected else 0.0,
+        done=done,
         no_restart="" if any(one.jobs.get(bad) for bad in _UNDONE) else "all of its jobs have succeeded",
     )
 
@@ -90,18 +107,6 @@ def _faults(report: WorkflowReport, quanta: QuantaSummary, verdict: Verdict) -> 
     yield Fault(texts=(verdict.reason,))
 
 
-def _verdict(attempt: Attempt, report: WorkflowReport, quanta: QuantaSummary, threshold: float) -> Verdict:
-    done = attempt.recipe.done  # of a rescue: the group counts, not what was left to do of it
-    ended = Ended(
-        wms_state=report.state,
-        expected=quanta.expected + done,
-        succeeded=None if quanta.succeeded is None else quanta.succeeded + done,
-        registered=None if quanta.registered_total is None else quanta.registered_total + done,
-        finalized=attempt.finalized,
-    )
-    return judge(ended, threshold)
-
-
 def _causes(report: WorkflowReport, quanta: QuantaSummary) -> str:
     """Say in a sentence per task why quanta failed; later tasks fail for lack of the first one's output."""
     parts = []
@@ -114,40 +119,3 @@ def _causes(report: WorkflowReport, quanta: QuantaSummary) -> str:
             parts.append(f" {label}: {task.no_record} of {task.expected} quanta left no record.")
     codes = [f"{label} {', '.join(map(str, found))}" for label, found in report.exit_codes.items()]
     return "".join(parts[:_MESSAGES]) + (f" Exit codes: {'; '.join(codes)}." if codes else "")
-
-
-def _metadata(attempt: Attempt, report: WorkflowReport, quanta: QuantaSummary, verdict: Verdict) -> events.Metadata:
-    """What the pilot sees of an ended attempt."""
-    folder = Path(attempt.folder)
-    return {
-        "verdict": verdict.reason,
-        "workflow": attempt.wms_id,
-        "attempt": attempt.id.number,
-        "run collection": quanta.run,
-        "submit directory": dg.MetadataValue.path(attempt.submit_dir),
-        "quanta expected": quanta.expected,
-        "quanta registered": quanta.registered_total or 0,
-        "quanta": dg.MetadataValue.table([_row(label, quanta) for label in quanta.tasks]),
-        "wall time (minutes)": round((time.time() - (attempt.started or attempt.created)) / 60, 2),
-        "jobs": dg.MetadataValue.json({label: dict(counts) for label, counts in report.tasks.items()}),
-        "BPS configuration": dg.MetadataValue.md(_fenced(folder / "bps.yaml")),
-    }
-
-
-def _row(label: str, quanta: QuantaSummary) -> dg.TableRecord:
-    task = quanta.tasks[label]
-    return dg.TableRecord(
-        {
-            "task": label,
-            "expected": task.expected,
-            "succeeded": task.succeeded,
-            "failed": task.failed,
-            "blocked": task.blocked,
-            "no record": task.no_record,
-            "registered": (quanta.registered or {}).get(label, 0),
-        }
-    )
-
-
-def _fenced(path: Path) -> str:
-    return f"```yaml\n{path.read_text()}```" if path.exists() else f"{path} is gone"

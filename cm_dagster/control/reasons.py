@@ -94,6 +94,8 @@ def _of_chain(instance: dg.DagsterInstance, board: Board, step: StepId) -> Actio
 def _action(what: str, found: Failed | None, remedy: str) -> Action | None:
     if found is None:
         return None
+    if found.wait and found.cause.missing:
+        return Action(what, found.cause, f"then it goes on by itself: the next look is at {iso(found.wait.next)}")
     return Action(what, found.cause, "" if found.wait else remedy, found.wait)
 
 
@@ -170,6 +172,8 @@ def _action_text(action: Action) -> str:
     if not action.failed:
         return f"{action.what}: tried again by itself after: {action.cause.text}"
     todo = f"{action.cause.advice}; {action.remedy}" if action.cause.advice else action.remedy
+    if action.cause.missing:
+        return f"{action.cause.text}. What to do: {todo}"
     return f"{action.what} failed: {action.cause.text}. What to do: {todo}"
 
 

@@ -15,15 +15,20 @@ import dagster as dg
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import campaigns, tags
+from cm_dagster.ledger.checks import CHECK, is_ours
 from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
 from cm_dagster.plan.names import GROUP, StepId
 from cm_dagster.policy.states import State
 
-__all__ = ["Selection", "admit", "find_steps", "selected_keys", "split"]
+__all__ = ["Selection", "admit", "find_steps", "refuse_check", "selected_keys", "split"]
 
 type Selection = tuple[list[StepId], list[dg.AssetKey]]
 """The steps whose assets a run selects, and the other assets that it selects."""
 
+_NO_CHECK = (
+    f"the check {CHECK!r} is made when a workflow has ended and is judged; it can't be executed by itself. To have a"
+    " group processed, materialize it"
+)
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
@@ -33,11 +38,18 @@ def selected_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.As
 
 
 def _planned_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> set[dg.AssetKey]:
+    return {key for key, _ in _planned(instance, run) if key}
+
+
+def _planned(
+    instance: dg.DagsterInstance, run: dg.DagsterRun
+) -> list[tuple[dg.AssetKey | None, dg.AssetCheckKey | None]]:
+    """List what a run's plan makes: assets and checks."""
     if not run.execution_plan_snapshot_id:
-        return set()
+        return []
     snapshot = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
-    outputs = (output for step in snapshot.steps for output in step.outputs)
-    return {o.properties.asset_key for o in outputs if o.properties and o.properties.asset_key}
+    outputs = [output.properties for step in snapshot.steps for output in step.outputs]
+    return [(output.asset_key, output.asset_check_key) for output in outputs if output]
 
 
 def find_steps(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Selection:
@@ -50,6 +62,23 @@ def find_steps(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Selection:
         StepId(name, step, site).asset for name, spec in known.items() for step in spec.steps for site in spec.sites
     }
     return split(keys, [key for key in keys if tuple(key.path) in assets])
+
+
+def refuse_check(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.DagsterRun | None:
+    """Turn a run away that would make our check of a group without an attempt at it.
+
+    Returns
+    -------
+    run : `dagster.DagsterRun` or `None`
+        The run as it is now; None if it is another one.
+    """
+    checks = set(run.asset_check_selection or ())
+    if not checks and not run.asset_selection:  # checks of the assets that it selects are none of ours
+        checks = {check for _, check in _planned(instance, run) if check}
+    if not any(is_ours(check) for check in checks):
+        return None
+    turn_away(instance, run, _NO_CHECK)
+    return instance.get_run_by_id(run.run_id)
 
 
 def split(keys: Iterable[dg.AssetKey], steps: Iterable[dg.AssetKey]) -> Selection:

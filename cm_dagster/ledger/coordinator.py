@@ -11,7 +11,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import events, tags
-from cm_dagster.ledger.admission import Selection, admit, selected_keys, split
+from cm_dagster.ledger.admission import Selection, admit, refuse_check, selected_keys, split
 from cm_dagster.ledger.wish import is_attempt
 
 __all__ = ["CampaignRunCoordinator"]
@@ -27,7 +27,7 @@ class CampaignRunCoordinator(QueuedRunCoordinator):
             return super().submit_run(context)
         selection = _selected(self._instance, context)
         if not selection[0]:
-            return super().submit_run(context)
+            return refuse_check(self._instance, run) or super().submit_run(context)
         user = context.get_request_header("X-Forwarded-User") or ""
         admitted = admit(self._instance, run, selection, user=user)
         if admitted.status is not dg.DagsterRunStatus.NOT_STARTED:

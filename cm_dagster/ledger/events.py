@@ -15,8 +15,9 @@ from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData, StepMaterializationData
 
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.ledger import tags
+from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
+from cm_dagster.ledger.checks import Check
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import HUMAN, State, is_allowed
 
@@ -122,8 +123,24 @@ def note(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, metadat
     instance.report_engine_event(message, run, EngineEventData(dict(metadata or {})))
 
 
-def accept(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata) -> None:
-    """Materialize the group and end its attempt as accepted; safe to repeat after a crash in between."""
+def accept(
+    instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata, check: Check | None = None
+) -> None:
+    """Materialize the group and end its attempt as accepted; safe to repeat after a crash in between.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    attempt
+        The attempt.
+    message
+        Why it is accepted.
+    metadata
+        What the group's page shows.
+    check
+        How its quanta were judged; None leaves its check as it was judged before, if it was.
+    """
     done = instance.get_records_for_run(
         attempt.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1
     ).records
@@ -133,6 +150,10 @@ def accept(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadat
         kind = dg.DagsterEventType.ASSET_MATERIALIZATION
         _report(instance, attempt.run, kind, message, StepMaterializationData(made))
         crash_point("accept.materialized")
+    if check is None:
+        checks.follow(instance, attempt)
+    else:
+        checks.write(instance, attempt, check)
     _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
     crash_point("accept.succeeded")
     _show_end(instance, attempt, State.ACCEPTED)

@@ -21,12 +21,15 @@ from dagster._core.events import JobFailureData, RunFailureReason
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.scheduler.instigation import InstigatorState
+from dagster._core.storage.event_log.base import EventLogStorage
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.admission import find_steps
 from cm_dagster.ledger.attempts import UNFINISHED
+from cm_dagster.ledger.checks import is_planned
+from cm_dagster.ledger.checkstates import tell_states
 from cm_dagster.ledger.clock import without_future
 from cm_dagster.ledger.wish import HOW_TO_CANCEL, UnwishedError, is_attempt, of_failing_backfill
 
@@ -75,6 +78,18 @@ class CampaignInstance(dg.DagsterInstance):
             if now and (is_attempt(now) or find_steps(self, now)[0]):
                 raise UnwishedError(f"run {now.run_id} will be queued by the sensor `submit` of its site")
         return super().report_run_failed(dagster_run, message, job_failure_data)
+
+    def should_store_event(self, event: dg.EventLogEntry) -> bool:
+        """Say whether an event is kept: a planned evaluation of our check is not, since no run of a worker makes it."""
+        planned = event.dagster_event is not None and is_planned(event.dagster_event)
+        return not planned and super().should_store_event(event)
+
+    @property
+    def event_log_storage(self) -> EventLogStorage:
+        """Storage of the events, which tells the UI the states of our checks."""
+        storage = super().event_log_storage
+        tell_states(self, storage)
+        return storage
 
     def update_backfill(self, partition_backfill: PartitionBackfill) -> None:
         """Write a backfill; one that fails tells its attempts, and forgets neither its cause nor a person's wish."""

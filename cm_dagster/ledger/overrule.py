@@ -15,7 +15,7 @@ import dagster as dg
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
 
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.ledger import tags
+from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt
 from cm_dagster.ledger.events import Metadata, note
 from cm_dagster.policy.states import OVERRULED, State
@@ -36,6 +36,7 @@ def accept_by_hand(instance: dg.DagsterInstance, attempt: Attempt, message: str,
     made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
     _report(instance, attempt, dg.DagsterEventType.ASSET_MATERIALIZATION, message, StepMaterializationData(made))
     crash_point("overrule.materialized")
+    checks.follow(instance, attempt)
     _report(instance, attempt, dg.DagsterEventType.RUN_SUCCESS, message)
     crash_point("overrule.accepted")
     instance.add_run_tags(attempt.run_id, {tags.STATE: State.ACCEPTED.value})

@@ -9,7 +9,7 @@ milliseconds) in the site's environment; both failures are transient.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from threading import Lock
@@ -102,6 +102,16 @@ class ButlerService:
                 raise ButlerError(f"{self.repo} cannot be opened: {error}", advice="see `cm doctor`") from error
         with translated(self.repo, doing):
             yield butler
+
+    def session(self, doing: str) -> AbstractContextManager[Butler]:
+        """Give a read-only Butler for questions that have no method here.
+
+        Parameters
+        ----------
+        doing
+            What is asked, for the message of an error, e.g. ``looking up what step1 reads``.
+        """
+        return self._butler(doing)
 
     def shape(self, dimension: str) -> Shape:
         """Describe a dimension.

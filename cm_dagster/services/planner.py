@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cm_dagster.errors import NoInputsError, PlanError
@@ -126,7 +126,7 @@ def split_group(
 
 
 def check_requirements(
-    spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str]
+    spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str], unknown: Collection[str] = ()
 ) -> list[Requirement]:
     """Look up what a step requires of its inputs; the caller judges.
 
@@ -140,6 +140,8 @@ def check_requirements(
         The repository that holds the step's inputs.
     inputs
         The collections that the step will read, in order of search.
+    unknown
+        Dataset types that the repository does not have: there are no datasets of them.
 
     Returns
     -------
@@ -157,7 +159,9 @@ def check_requirements(
     plan = _plan(spec, step, by, butler, inputs) if by is not None and "all" in required.values() else None
     result = []
     for dataset, wanted in required.items():
-        if wanted == "all" and plan is not None:
+        if dataset in unknown or (wanted == "all" and plan is not None and plan.dataset in unknown):
+            result.append(Requirement(dataset, 1 if wanted == "all" else wanted, 0))
+        elif wanted == "all" and plan is not None:
             result.append(plan.require_all(dataset))
         else:
             found = butler.dataset_count(dataset, inputs, spec.where_of(step))

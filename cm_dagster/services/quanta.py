@@ -9,17 +9,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import yaml
 
 from cm_dagster.errors import ServiceError
 from cm_dagster.plan.render import PROVENANCE, READY_LINE, submit_script
 from cm_dagster.services.causes import job_cause, passing_cause, setup_cause
+from cm_dagster.services.provenance import TaskQuanta, read_tasks
 from cm_dagster.services.shell import kill, spawn, write_text
 from cm_dagster.spec.models import StackSpec
 from cm_dagster.spec.sites import SiteSpec
@@ -34,40 +34,12 @@ __all__ = [
     "run_final_job",
 ]
 
-_MESSAGES = 3
-"""Messages of exceptions that are kept for each task."""
-_ERRORS = 20
-"""Exceptions that are kept for each task."""
-_LONGEST = 300
-"""Characters of such a message."""
-
 
 class RunCounts(Protocol):
     """The part of the Butler service that is needed here."""
 
     def run_counts(self, run: str, tasks: Sequence[str]) -> Mapping[str, int] | None:
         """Count the ``<task>_metadata`` datasets of a RUN collection for each task; None if there is no such RUN."""
-
-
-@dataclass(frozen=True)
-class TaskQuanta:
-    """What became of the quanta of one task."""
-
-    expected: int
-    """Quanta in the predicted graph."""
-    succeeded: int = 0
-    failed: int = 0
-    """Quanta that ran and failed."""
-    blocked: int = 0
-    """Quanta that could not run, because one that they need failed."""
-    no_record: int = 0
-    """Quanta that left nothing: never started, or killed. Their jobs are the WMS's affair, not the payload's."""
-    exceptions: Mapping[str, int] = field(default_factory=dict)
-    """Number of failed quanta by type of exception."""
-    messages: tuple[str, ...] = ()
-    """The first messages of exceptions, each once."""
-    errors: tuple[str, ...] = ()
-    """The first exceptions with their messages, e.g. ``ValueError: no stars``, each once."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +64,11 @@ class QuantaSummary:
     def succeeded(self) -> int | None:
         """Quanta that succeeded by the provenance graph; None without one."""
         return sum(task.succeeded for task in self.tasks.values()) if self.provenance else None
+
+    @property
+    def source(self) -> str:
+        """What is known of the quanta from: ``provenance graph``, or ``registry counts`` alone."""
+        return "provenance graph" if self.provenance else "registry counts"
 
     @property
     def registered_total(self) -> int | None:
@@ -125,11 +102,8 @@ def read_quanta(submit_dir: Path, butler: RunCounts) -> QuantaSummary:
         If the repository cannot be asked.
     """
     run, expected = _predicted(_quantum_graph(submit_dir))
-    done = _provenance(submit_dir / PROVENANCE)
-    tasks = {
-        label: _task_quanta(number, done.get(label, ())) if done is not None else TaskQuanta(number)
-        for label, number in expected.items()
-    }
+    done = read_tasks(submit_dir / PROVENANCE, expected)
+    tasks = done if done is not None else {label: TaskQuanta(number) for label, number in expected.items()}
     registered = butler.run_counts(run, list(expected))
     return QuantaSummary(run, tasks, provenance=done is not None, registered=registered)
 
@@ -151,66 +125,6 @@ def _predicted(path: Path) -> tuple[str, dict[str, int]]:
 
     with PredictedQuantumGraph.open(path) as reader:
         return reader.header.output_run, dict(reader.header.n_task_quanta)
-
-
-def _provenance(path: Path) -> dict[str, list[Mapping[str, Any]]] | None:
-    """Read a provenance graph: for each task the information on its quanta; None if there is none that can be read."""
-    from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
-
-    if not path.exists():
-        return None
-    try:
-        with ProvenanceQuantumGraphReader.open(path) as reader:
-            reader.read_quanta()
-            graph = reader.graph
-            nodes = graph.quantum_only_xgraph.nodes
-            return {label: [nodes[key] for key in ids.values()] for label, ids in graph.quanta_by_task.items()}
-    except Exception:
-        # A final job that was killed leaves part of a file, which fails in as many ways as there are formats inside.
-        # Without it the registry's counts decide, and the final job that is run again writes it anew.
-        return None
-
-
-def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuanta:
-    states: Counter[str] = Counter()
-    exceptions: Counter[str] = Counter()
-    messages: dict[str, None] = {}
-    errors: dict[str, None] = {}
-    for quantum in quanta:
-        state = _fate(quantum)
-        states[state] += 1
-        if state == "failed":
-            error = quantum["exception"]
-            kind = error.type_name.rpartition(".")[2] if error else "unknown"
-            exceptions[kind] += 1
-            if error and error.message:
-                messages[str(error.message)[:_LONGEST]] = None
-            if error:
-                errors[f"{kind}: {error.message or ''}"[:_LONGEST]] = None
-    lost = expected - states.total()
-    return TaskQuanta(
-        expected,
-        succeeded=states["succeeded"],
-        failed=states["failed"],
-        blocked=states["blocked"],
-        no_record=states["no_record"] + lost,
-        exceptions=dict(exceptions.most_common()),
-        messages=tuple(messages)[:_MESSAGES],
-        errors=tuple(errors)[:_ERRORS],
-    )
-
-
-def _fate(quantum: Mapping[str, Any]) -> str:
-    """Tell what became of a quantum; one that never started is a failure without exception and resources there."""
-    match quantum["status"].name:
-        case "SUCCESSFUL" | "ABORTED_SUCCESS":
-            return "succeeded"
-        case "BLOCKED":
-            return "blocked"
-        case "FAILED" | "ABORTED" if quantum["exception"] is not None or quantum["resource_usage"] is not None:
-            return "failed"
-        case _:
-            return "no_record"
 
 
 # ------------------------------------------------------------------------------------------------------ final job

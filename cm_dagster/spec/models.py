@@ -6,6 +6,7 @@ is kept in Dagster's storage; both give equal objects. Nothing here imports more
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -103,11 +104,24 @@ class StackSpec(Model):
         return self
 
 
+def _task(value: str) -> str:
+    """Check the label of a task, or a pattern of labels."""
+    if not re.fullmatch(r"[\w:.*?!\[\]-]+", value, re.ASCII):
+        raise slip(
+            Problem((), f"{value!r} cannot be the label of a task", "a label, e.g. isr, or a pattern such as c*")
+        )
+    return value
+
+
 class Accept(Model):
     """What makes a group good enough to be accepted without a pilot."""
 
     quanta: Quanta = 1.0
     """Least fraction of a group's quanta that must have succeeded, 0 to 1; by default all (1.0)."""
+    per_task: dict[Annotated[str, AfterValidator(_task)], Quanta] = Field(default={})
+    """Least fraction of the quanta of single tasks that must have succeeded, 0 to 1, by label or pattern of labels,
+    e.g. `{isr: 1.0, "calibrate*": 0.9}`: a label goes before patterns, and of these the strictest counts; by default
+    none."""
 
 
 class Retry(Model):

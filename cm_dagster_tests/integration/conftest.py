@@ -64,7 +64,13 @@ def blank_database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFa
     return BlankDatabase.make(postgres, tmp_path_factory.mktemp("blank_database"))
 
 
-_ON_BOTH = {"test_ledger_attempts", "test_ledger_coordinator", "test_control_submit", "test_control_watch"}
+_ON_BOTH = {
+    "test_control_submit",
+    "test_control_watch",
+    "test_ledger_attempts",
+    "test_ledger_coordinator",
+    "test_quanta_check",
+}
 """Modules whose tests run on PostgreSQL too: what the ledger promises."""
 
 

@@ -289,6 +289,7 @@ class Launcher:
         selected: bool = True,
         parent: dg.DagsterRun | None = None,
         more: Mapping[str, str] | None = None,
+        checks: Sequence[dg.AssetCheckKey] | None = None,
     ) -> dg.DagsterRun:
         """Launch a run.
 
@@ -306,6 +307,8 @@ class Launcher:
             The run that it re-executes; its tags are copied, as Dagster does.
         more
             Further tags.
+        checks
+            Asset checks of the run; None for those of its assets.
         """
         keys = [dg.AssetKey(list(path)) for path in assets] if selected else None
         where = JobSubsetSelector(
@@ -314,6 +317,7 @@ class Launcher:
             job_name=job,
             op_selection=None,
             asset_selection=keys,
+            asset_check_selection=checks,
         )
         found = self._location.get_job(where)
         plan = self._location.get_execution_plan(
@@ -335,7 +339,7 @@ class Launcher:
             execution_plan_snapshot=plan.execution_plan_snapshot,
             parent_job_snapshot=found.parent_job_snapshot,
             asset_selection=found.asset_selection,
-            asset_check_selection=None,
+            asset_check_selection=found.asset_check_selection,
             remote_job_origin=found.get_remote_origin(),
             job_code_origin=found.get_python_origin(),
             op_selection=None,

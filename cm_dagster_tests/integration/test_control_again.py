@@ -176,7 +176,11 @@ def mover(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Mover:
     return Mover(rig, monkeypatch)
 
 
-@pytest.mark.parametrize("error", [AWAY, ZeroDivisionError("a bug, or the ledger away")], ids=["Butler", "unknown"])
+@pytest.mark.parametrize(
+    "error",
+    [AWAY, ZeroDivisionError("a bug, or the ledger away"), NoInputsError("no raw", advice="put some into HSC/raw")],
+    ids=["Butler", "unknown", "data missing"],
+)
 def test_inputs_are_asked_for_again_later_and_later(mover: Mover, clock: Clock, error: Exception) -> None:
     for least, most in [(54, 60), (108, 120), (216, 240)]:
         mover.run(inputs=error)
@@ -191,12 +195,12 @@ def test_inputs_are_asked_for_again_later_and_later(mover: Mover, clock: Clock, 
 
 
 def test_inputs_that_failed_for_good_wait_for_a_decision_or_a_person(mover: Mover, clock: Clock) -> None:
-    mover.run(inputs=NoInputsError("no raw"))
+    mover.run(inputs=BROKEN)
     clock.forward(86400)
     assert mover.due() == []
     campaigns.sign_off(mover.rig.instance, "camp", "step3", user="pilot", reason="there are some now")
     assert mover.due() == [["step1.inputs"]]
-    mover.run(inputs=NoInputsError("no raw"))
+    mover.run(inputs=BROKEN)
     assert mover.due() == []
     mover.rig.plan(1)  # a person has materialized them
     mover.rig.accept("g0000")

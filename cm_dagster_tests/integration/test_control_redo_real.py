@@ -14,6 +14,8 @@ from cm_dagster.control.audit import audit
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
 from cm_dagster.control.inputs import prepare_inputs
+from cm_dagster.control.quanta import campaign_quanta
+from cm_dagster.control.steps import inputs_key
 from cm_dagster.ledger import tags
 from cm_dagster.local.minidrp import PIPELINE
 from cm_dagster.local.survey import Survey
@@ -33,13 +35,16 @@ def real(tmp_path: Path, blank_home: Path, hsc_repo: Survey) -> Iterator[Rig]:
     faults = tmp_path / "faults.json"
     site = {
         "butler": str(hsc_repo.root),
-        "bps": {"numberOfRetries": 0, "requestMemory": 64, "site": {"local": {"cores": 2, "warm": True}}},
+        "bps": {
+            "numberOfRetries": 0,
+            "requestMemory": 64,
+            "site": {"local": {"cores": 2, "warm": True}},
+            "environment": {"CM_MINIDRP_FAULTS": str(faults)},
+        },
         "submit": {"timeout": 3.0},
-        "env": {"CM_MINIDRP_FAULTS": str(faults)},
     }
     ways: list[dict[str, Any]] = [{"action": "raise"}, {"action": "raise"}, {"action": "memory", "megabytes": 100}]
-    with Butler.from_config(str(hsc_repo.root)) as butler:
-        found = sorted((d["exposure"], d["detector"]) for d in butler.query_data_ids(["exposure", "detector"]))
+    found = raws(hsc_repo)
     first = {visit: next(detector for exposure, detector in found if exposure == visit) for visit in VISITS[:3]}
     where = [f"exposure={visit} AND detector={detector}" for visit, detector in first.items()]
     faults.write_text(json.dumps([{"task": "isr", "where": w, **way} for w, way in zip(where, ways, strict=True)]))
@@ -60,6 +65,7 @@ def test_rescue_restart_and_more_memory(real: Rig, hsc_repo: Survey) -> None:
         )
     )
     prepare_inputs(real.instance, real.site, spec, "step1")
+    real.materialize(inputs_key("camp", "step1"))
     first = [real.queue(f"g000{place}") for place in range(3)]
     real.submit(*first)
     watch_until(real, lambda: all(real.state(run_id) is State.FAILED for run_id in first))
@@ -85,11 +91,18 @@ def test_rescue_restart_and_more_memory(real: Rig, hsc_repo: Survey) -> None:
     assert counts[run_of("g0000", 2)] == 1
     assert [counts[run_of("g0000")] + 1, counts[run_of("g0001")]] == whole[:2]
     chain(real.instance, real.site, STEP1).remember(real.instance)
-    collect(real.instance, real.site, spec, "step1")
+    collected = collect(real.instance, real.site, spec, "step1")
     wanted = [run_of(*at) for at in (("g0000", 2), ("g0000",), ("g0001",), ("g0002", 2), ("g0002",))]
     butler = real.site.butler(spec)
     assert butler.chain("u/camp/step1") == wanted
     assert quanta(hsc_repo, "u/camp/step1") == sum(whole)
+    # The summary says the same as the Butler, though two of the groups were rescued.
+    (step,) = campaign_quanta(real.instance, "camp")
+    have = {task: quanta(hsc_repo, "u/camp/step1", task) for task in ("isr", "calibrateImage")}
+    assert {task: row.all_registered for task, row in step.tasks.items()} == have
+    assert {task: row.all_expected for task, row in step.tasks.items()} == have
+    assert (step.groups, step.accepted, step.below, step.uncounted) == (3, 3, 0, 0)
+    assert collected["quanta registered"] == collected["quanta expected"] == sum(have.values())
     assert audit(real.instance, real.site, LOG).all_well
 
     assert done(real, Verb.REJECT, "g0002").startswith("accepted -> failed")
@@ -99,14 +112,20 @@ def test_rescue_restart_and_more_memory(real: Rig, hsc_repo: Survey) -> None:
     butler.close()
 
 
-def quanta(survey: Survey, collection: str) -> int:
-    """Count the quanta of isr that a collection holds, each data ID once."""
+def quanta(survey: Survey, collection: str, task: str = "isr") -> int:
+    """Count the quanta of a task that a collection holds, each data ID once."""
     with Butler.from_config(str(survey.root)) as butler, butler.query() as query:
-        return len({ref.dataId for ref in query.datasets("isr_metadata", collection, find_first=False)})
+        return len({ref.dataId for ref in query.datasets(f"{task}_metadata", collection, find_first=False)})
 
 
 def planned(survey: Survey) -> list[int]:
     """Number of quanta of isr in each group."""
-    with Butler.from_config(str(survey.root)) as butler:
-        found = [data_id["exposure"] for data_id in butler.query_data_ids(["exposure", "detector"])]
+    found = [exposure for exposure, _ in raws(survey)]
     return [found.count(visit) for visit in VISITS[:3]]
+
+
+def raws(survey: Survey) -> list[tuple[int, int]]:
+    """Exposure and detector of each raw, in order."""
+    with Butler.from_config(str(survey.root)) as butler:
+        found = butler.query_datasets("raw", collections=survey.defaults, find_first=False)
+    return sorted((int(ref.dataId["exposure"]), int(ref.dataId["detector"])) for ref in found)

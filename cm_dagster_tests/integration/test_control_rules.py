@@ -344,8 +344,9 @@ def test_exceptions_and_exit_codes_reach_the_rules(rig: Rig, left: dict[str, Any
 
 
 def test_a_rescue_is_judged_by_the_whole_group(rig: Rig, left: dict[str, Any]) -> None:
-    open_campaign(rig, accept={"quanta": 0.95})
+    registry = open_campaign(rig, accept={"quanta": 0.95, "per_task": {"isr": 0.95}})
     rig.fail("g0000")
+    registry.runs[run_of("g0000")] = {"isr": 88}
     run_id = rig.queue("g0000", 2, more={tags.HOW: Recipe((1,), 88).dump(2)})
     rig.carry_on(run_id, State.RUNNING)
     left["g0000/a02"] = summary("g0000", 2, 8, 4)  # half of what was left to do, but 92 of 96

@@ -54,6 +54,28 @@ def test_failed_and_blocked_quanta(bench: Bench) -> None:
     assert "ValueError: bad pixel map" in {job_cause(path) for path in logs}
 
 
+def test_caveats_and_what_quanta_have_used(bench: Bench) -> None:
+    bench.strike({"action": "nowork", "task": "isr", "where": f"exposure={VISITS[4]}"})
+    prepared = bench.prepare(4, [VISITS[4]])
+    _, report = bench.run(prepared)
+    assert report.state is WmsState.SUCCEEDED
+    summary = read_quanta(prepared.paths.submit_dir, bench.butler)
+    assert summary.source == "provenance graph"
+    isr, calibrate = summary.tasks["isr"], summary.tasks["calibrateImage"]
+    assert isr.succeeded == isr.expected > 0
+    assert isr.caveats["NO_WORK"] == isr.expected
+    assert "ADJUST_QUANTUM_RAISED" not in isr.caveats
+    assert calibrate.caveats["ADJUST_QUANTUM_RAISED"] == calibrate.expected
+    used = isr.usage
+    assert used is not None
+    assert 20 < used.memory_median <= used.memory_max < 4000  # a Python that has imported the stack
+    assert 0 < used.time_median <= used.time_max <= used.time_total < 600
+    assert used.cpu_total > 0
+    (prepared.paths.submit_dir / PROVENANCE).unlink()
+    bare = read_quanta(prepared.paths.submit_dir, bench.butler)
+    assert (bare.source, bare.tasks["isr"].usage) == ("registry counts", None)
+
+
 def unfinished(bench: Bench, index: int) -> tuple[Path, QuantaSummary]:
     """Run a group whose workflow has no final job."""
     bench.strike()

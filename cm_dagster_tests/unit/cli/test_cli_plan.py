@@ -58,6 +58,25 @@ def test_a_planned_step_shows_the_groups_that_are_made(cm_run: Cm, rig: Rig) -> 
     assert "... and 2 more, the last one g0006" in cm_run("plan", "rc2").out
 
 
+def test_what_was_checked_is_shown(cm_run: Cm, hsc: Path) -> None:
+    """In whole for one step; of all steps what is missing, or to be known."""
+    text = hsc.read_text()
+    checked = cm_run("plan", hsc, "--json").json["steps"][0]["checked"]
+    assert [row["kind"] for row in checked] == ["collection", "pipeline", "disk space", "inodes"]
+    assert all(row["met"] for row in checked)
+    short = cm_run("plan", hsc).out
+    assert "checked: 4 things\n" in short
+    assert "not checked: it can't be read" in " ".join(short.split())
+    assert "disk space" not in short
+    assert "disk space" in cm_run("plan", hsc, "--step", "step1").out
+    hsc.write_text(text.replace("steps:", "defaults: {requirements: {raw: 40, gain: 1}}\nsteps:"))
+    ran = cm_run("plan", hsc, "--step", "step1")
+    assert ran.code == 1
+    assert "the inputs of step1 are not complete: requirement raw: 33 found, 40 wanted (and 1 more)" in ran.err
+    assert "checked: 6 things, 2 missing" in ran.out
+    assert [line.split()[1] for line in ran.out.splitlines() if line.startswith("missing")] == ["raw", "gain"]
+
+
 def test_data_that_is_missing_is_said(cm_run: Cm, hsc: Path) -> None:
     hsc.write_text(hsc.read_text().replace("[HSC/defaults]", "[HSC/default]"))
     ran = cm_run("plan", hsc, "--step", "step1")

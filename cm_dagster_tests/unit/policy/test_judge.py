@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm_dagster.policy.judge import FINAL_JOB_TRIES, Ended, Outcome, judge
+from cm_dagster.policy.judge import FINAL_JOB_TRIES, Ended, Outcome, TaskCount, judge, threshold_of, unknown_labels
 
 FRACTIONS = st.floats(0, 1, allow_nan=False)
 STATES = ("succeeded", "failed", "cancelled")
@@ -42,7 +44,8 @@ def test_accepted_means_enough_is_registered(ended: Ended, quanta: float) -> Non
     if verdict.outcome is Outcome.ACCEPT:
         assert ended.wms_state != "cancelled"
         assert ended.registered is not None
-        assert ended.registered >= max(1, quanta * ended.expected)
+        assert ended.registered >= 1
+        assert ended.registered / ended.expected >= quanta
         assert ended.registered >= (ended.succeeded or 0)
     assert verdict.reason
 
@@ -126,3 +129,80 @@ def test_all_quanta_failed() -> None:
     verdict = judge(good(registered=0, succeeded=0, wms_state="failed"), 0.0)
     assert verdict.outcome is Outcome.FAIL
     assert "no output" in verdict.reason
+
+
+# --------------------------------------------------------------------------------------------------- task by task
+
+LABELS = st.sampled_from(["isr", "calibrateImage", "calibrateLater", "warp"])
+NAMES = LABELS | st.sampled_from(["calibrate*", "*", "i?r", "[cw]*", "nosuch", "no*"])
+TASKS = st.dictionaries(LABELS, st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1).map(
+    lambda found: {name: TaskCount(expected, min(expected, done)) for name, (expected, done) in found.items()}
+)
+PER_TASK = st.dictionaries(NAMES, FRACTIONS, max_size=4)
+
+
+def by_task(tasks: dict[str, TaskCount]) -> Ended:
+    """A workflow with provenance, of which the registry has all that succeeded."""
+    done = sum(count.registered for count in tasks.values())
+    return Ended("failed", sum(count.expected for count in tasks.values()), done, done, 0, tasks)
+
+
+@given(tasks=TASKS, per_task=PER_TASK, quanta=FRACTIONS)
+def test_accepted_means_that_no_task_is_below_its_threshold(
+    tasks: dict[str, TaskCount], per_task: dict[str, float], quanta: float
+) -> None:
+    verdict = judge(by_task(tasks), quanta, per_task)
+    least = {label: threshold_of(label, per_task) for label in tasks}
+    low = [label for label, count in tasks.items() if count.registered / count.expected < (least[label] or 0.0)]
+    done = any(count.registered for count in tasks.values())
+    if low and done:
+        assert verdict.outcome is Outcome.FAIL
+        assert verdict.reason.startswith(f"{low[0]}: ")
+        assert all(f"{label}: " in verdict.reason for label in low)
+    else:
+        assert verdict.outcome is judge(by_task(tasks), quanta).outcome
+    assert all(name in verdict.reason for name in unknown_labels(tasks, per_task))
+
+
+@given(tasks=TASKS, per_task=PER_TASK, label=LABELS, more=st.integers(1, 50), quanta=FRACTIONS)
+def test_more_output_of_a_task_is_never_worse(
+    tasks: dict[str, TaskCount], per_task: dict[str, float], label: str, more: int, quanta: float
+) -> None:
+    if label in tasks:
+        count = tasks[label]
+        better = {**tasks, label: replace(count, registered=min(count.expected, count.registered + more))}
+        if judge(by_task(tasks), quanta, per_task).outcome is Outcome.ACCEPT:
+            assert judge(by_task(better), quanta, per_task).outcome is Outcome.ACCEPT
+
+
+@given(label=LABELS, per_task=PER_TASK, own=FRACTIONS)
+def test_a_label_goes_before_patterns(label: str, per_task: dict[str, float], own: float) -> None:
+    assert threshold_of(label, {**per_task, label: own}) == own
+    backwards = dict(reversed(per_task.items()))
+    assert threshold_of(label, per_task) == threshold_of(label, backwards)
+    without = {name: value for name, value in per_task.items() if name in ("nosuch", "no*")}
+    assert threshold_of(label, without) is None
+
+
+@given(expected=st.integers(1, 1000), percent=st.integers(0, 100))
+def test_a_threshold_means_the_decimal_of_the_file(expected: int, percent: int) -> None:
+    """0.07 * 100 is more than 7 in floating point."""
+    for done in range(1, expected + 1, max(1, expected // 100)):
+        accepted = judge(good(expected, done, succeeded=done), percent / 100).outcome is Outcome.ACCEPT
+        assert accepted == (Fraction(done, expected) >= Fraction(percent, 100))
+
+
+def test_the_verdict_names_the_task_below_its_threshold_first() -> None:
+    tasks = {"isr": TaskCount(96, 90), "calibrateImage": TaskCount(96, 90)}
+    verdict = judge(by_task(tasks), 0.9, {"isr": 1.0, "calibrate*": 0.9, "nosuch": 1.0})
+    assert verdict.outcome is Outcome.FAIL
+    assert verdict.reason == (
+        "isr: 90 of 96 quanta succeeded, below its threshold of 100.0%; 180 of 192 quanta succeeded in all;"
+        " no task is named nosuch, which has a threshold"
+    )
+    assert judge(by_task(tasks), 0.9, {"isr": 0.9}).outcome is Outcome.ACCEPT
+
+
+@pytest.mark.parametrize(("pattern", "matches"), [("calibrate*", True), ("Calibrate*", False), ("isr", False)])
+def test_patterns_are_those_of_the_shell(pattern: str, matches: bool) -> None:
+    assert (threshold_of("calibrateImage", {pattern: 0.5}) is not None) == matches

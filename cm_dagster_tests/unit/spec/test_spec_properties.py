@@ -47,7 +47,15 @@ RULES = st.lists(
 )
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "rules": RULES,
-    "accept": st.fixed_dictionaries({}, optional={"quanta": st.floats(0, 1)}),
+    "accept": st.fixed_dictionaries(
+        {},
+        optional={
+            "quanta": st.floats(0, 1),
+            "per_task": st.dictionaries(
+                NAMES | st.sampled_from(["*", "calibrate*", "i?r"]), st.floats(0, 1), max_size=2
+            ),
+        },
+    ),
     "retry": st.fixed_dictionaries({}, optional={"max": st.integers(0, 5)}),
     "requirements": st.dictionaries(NAMES, st.just("all") | st.integers(0, 9), max_size=2),
     "scouts": st.integers(0, 3),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cm_dagster.cli.output import STYLES, age, bar, console, json_option, state_text, table, write_json
-from cm_dagster.cli.setting import ledger
+from cm_dagster.cli.setting import known_sites, ledger
+from cm_dagster.errors import CmError
 from cm_dagster.policy.states import GroupState
 
 if TYPE_CHECKING:
@@ -83,7 +86,13 @@ def _once(instance: dg.DagsterInstance, name: str | None, as_json: bool) -> None
 def _views(instance: dg.DagsterInstance, name: str | None) -> list[CampaignView]:
     from cm_dagster.control.overview import overview
 
-    return overview(instance, None if name is None else [name])
+    path = os.environ.get("CM_SITES")
+    try:
+        known = known_sites(Path(path)) if path else None
+    except CmError as error:  # where campaigns stand is more than why something waits
+        click.echo(f"limits are not shown, since the site file can't be read: {error}", err=True)
+        known = None
+    return overview(instance, None if name is None else [name], known.sites if known else None)
 
 
 def _document(views: list[CampaignView], name: str | None) -> Any:

@@ -9,10 +9,11 @@ from typing import Any
 
 import dagster as dg
 
+from cm_dagster.control.floor import Floor
 from cm_dagster.control.health import Health, Progress, read_health, read_progress
 from cm_dagster.control.history import end_message, iso
 from cm_dagster.control.holding import Holding
-from cm_dagster.control.reasons import Action, failed_action, reason_for
+from cm_dagster.control.reasons import Action, count_of, failed_action, reason_for
 from cm_dagster.control.steps import Board, load_boards
 from cm_dagster.control.turns import answered, due
 from cm_dagster.control.twins import Alarm, read_alarms
@@ -25,6 +26,7 @@ from cm_dagster.plan.names import StepId
 from cm_dagster.policy.holds import stopped
 from cm_dagster.policy.progress import CampaignState, StepFacts, StepState, campaign_state, step_state
 from cm_dagster.policy.states import GroupState, State, group_state
+from cm_dagster.spec import SiteSpec
 
 __all__ = ["CampaignView", "Failure", "GroupView", "SiteView", "StepView", "groups_of", "overview"]
 
@@ -171,7 +173,9 @@ class CampaignView:
         }
 
 
-def overview(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -> list[CampaignView]:
+def overview(
+    instance: dg.DagsterInstance, names: Iterable[str] | None = None, specs: Mapping[str, SiteSpec] | None = None
+) -> list[CampaignView]:
     """Say where campaigns stand.
 
     Parameters
@@ -180,6 +184,9 @@ def overview(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -
         The Dagster instance.
     names
         Names of the campaigns; by default all.
+    specs
+        The sites as their file has them, by name, as far as known: it is said where their limits keep groups from
+        going.
 
     Raises
     ------
@@ -195,9 +202,13 @@ def overview(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -
         read_health(instance, sites),
         {run_id: entry for site in sites for run_id, entry in read_progress(instance, site).items()},
         read_alarms(instance, sites),
-        {site: Holding(instance, site) for site in sites},
+        {site: _holding(instance, site, (specs or {}).get(site)) for site in sites},
     )
     return [look.campaign(board) for board in boards]
+
+
+def _holding(instance: dg.DagsterInstance, site: str, spec: SiteSpec | None) -> Holding:
+    return Holding(instance, site) if spec is None else Floor(instance, site, spec)
 
 
 def groups_of(
@@ -303,7 +314,7 @@ class _Look:
                 action=action,
                 deaf=deaf,
                 waits=waits,
-                holds=self._holds(board, step),
+                holds=self._holds(board, step) or self._full(board, step, groups),
             ),
             failures=self._failures(groups),
             jobs=self._jobs(groups),
@@ -335,6 +346,16 @@ class _Look:
         plan = board.plans.get(step)
         found = [hold for site in (plan.sites if plan else ()) for hold in self.holding[site].explained(board, step)]
         return list(dict.fromkeys(hold.reason for hold in found))
+
+    def _full(self, board: Board, step: str, groups: Iterable[GroupView]) -> list[str]:
+        """Say which limits keep groups of a step from going."""
+        waiting = Counter(each.step.site for each in groups if each.state in (GroupState.PLANNED, GroupState.QUEUED))
+        found = []
+        for site, number in waiting.items() if step in board.active else ():
+            floor = self.holding[site]
+            full = isinstance(floor, Floor) and floor.health.answers and (floor.site_full or floor.campaign_full(board))
+            found += [f"{count_of(number, 'group')} to go: {full}"] if full else []
+        return found
 
     def _facts(
         self,

@@ -13,8 +13,8 @@ __all__ = ["BUILDING", "CLASSES", "GROUPS", "IN_FLIGHT", "RULES", "Fate", "big",
 GROUPS = 60
 _SIZE = 2
 """Visits of a group: 2 quanta of isr and 2 of calibrateImage, with one detector."""
-IN_FLIGHT = 8
-BUILDING = 4
+IN_FLIGHT = 12
+BUILDING = 6
 _TRIES = 3
 """How often the WMS tries a job, see `cm_dagster_tests.system.start`."""
 

@@ -13,9 +13,10 @@ import yaml
 
 from cm_dagster.ledger import campaigns
 from cm_dagster.local.deployment import Deployment
+from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.managed.campaign import CLASSES, GROUPS, big, faults_of, small
 from cm_dagster_tests.system.rig import Case, Rig
-from cm_dagster_tests.system.start import started
+from cm_dagster_tests.system.start import pooled, started
 
 _FAIL = {"task": "isr", "action": "raise"}
 
@@ -49,7 +50,8 @@ class Managed:
 
 @pytest.fixture(scope="package")
 def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with started(Deployment(tmp_path_factory.mktemp("managed")), visits=2 * GROUPS) as rig:
+    deployment = Deployment(tmp_path_factory.mktemp("managed"))
+    with PostgresServer() as server, started(deployment, visits=2 * GROUPS, storage=pooled(server)) as rig:
         yield rig
 
 

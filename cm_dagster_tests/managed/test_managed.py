@@ -43,7 +43,8 @@ def test_a_rate_per_hour_is_kept_and_said_and_changed_while_it_runs(managed: Man
     case = managed.slow
     _wait("two groups", lambda: case.count() == {"accepted": 2, "planned": 2})
     shown = case.rig.program("cm", "group", "show", case.name, "step1", "g0003")
-    assert "2 of 2" in shown
+    assert "2 of at most 2 submissions in the last 60 minutes" in shown
+    assert "2 groups to go: campaign slow: 2 of at most 2 submissions" in _reason(case)
     assert case.submitted().total() == 2
     case.rig.program("cm", "limits", "set", "--campaign", case.name, "per_hour=10", "--reason", "it is quick enough")
     _done(case)

@@ -16,7 +16,7 @@ from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.faults.clock import Clock
 from cm_dagster_tests.outages.disk import SmallDisk
 from cm_dagster_tests.outages.stage import IN_FLIGHT, Figures, HousedServers, Long, Stage, Wms
-from cm_dagster_tests.system.start import started
+from cm_dagster_tests.system.start import pooled, started
 
 _GROUPS = 18
 _FREE = 2
@@ -46,7 +46,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 deployment,
                 visits=_GROUPS,
                 registry=registry.create("registry", extensions=["btree_gist"]).url,
-                storage=_storage(database),
+                storage=pooled(database),
                 site=_SITE,
                 servers=lambda made: HousedServers(made, disk=disk),
             )
@@ -54,11 +54,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         clock, wms = Clock(deployment.folder / "clock"), Wms(deployment.wms_home)
         rig = replace(rig, prefix=tuple(disk.prefix))
         yield Stage(rig, database, registry, disk, clock, wms, _figures)
-
-
-def _storage(server: PostgresServer) -> dict[str, object]:
-    settings = {"postgres_db": server.create("dagster").postgres_db}
-    return {"custom": {"module": "cm_dagster.ledger.storage", "class": "PooledPostgresStorage", "config": settings}}
 
 
 @pytest.fixture(scope="package")

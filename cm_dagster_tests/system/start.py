@@ -19,11 +19,18 @@ from cm_dagster.local.servers import Servers
 from cm_dagster.local.survey import Survey, make_synthetic_survey
 from cm_dagster.local.wms.shutdown import shutdown
 from cm_dagster.services.wms import WmsClient
+from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.system.rig import MONITORING, TICK, Rig
 
-__all__ = ["started"]
+__all__ = ["pooled", "started"]
 
 _SERVICE = "cm_dagster.local.wms.LocalWmsService"
+
+
+def pooled(server: PostgresServer) -> dict[str, Any]:
+    """Make a database for Dagster on a server, and give the settings ``storage`` of dagster.yaml for it."""
+    settings = {"postgres_db": server.create("dagster").postgres_db}
+    return {"custom": {"module": "cm_dagster.ledger.storage", "class": "PooledPostgresStorage", "config": settings}}
 
 
 @contextmanager

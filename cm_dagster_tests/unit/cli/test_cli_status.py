@@ -117,6 +117,22 @@ def test_blocked_when_nothing_moves(cm_run: Cm, rig: Rig) -> None:
     assert (document["state"], document["steps"][0]["failures"]) == ("running", [])
 
 
+def test_groups_that_wait_for_a_limit_say_for_which(cm_run: Cm, rig: Rig, tmp_path: Path) -> None:
+    rig.start()
+    rig.plan("step1", 5)
+    for place in range(2):
+        rig.attempt("step1", place, State.RUNNING)
+    assert cm_run("status", "rc2", "--json").json["steps"][0]["reason"] == ""
+    path = tmp_path / "sites.yaml"
+    path.write_text(f"{path.read_text()}    limits: {{in_flight: 2}}\n")
+    told = cm_run("status", "rc2", "--json").json["steps"][0]["reason"]
+    assert told == "3 groups to go: site local: 2 of at most 2 groups are in flight"
+    path.write_text("sites: nonsense")
+    ran = cm_run("status", "rc2", "--json")
+    assert ran.json["steps"][0]["groups"]["running"] == 2
+    assert "limits are not shown, since the site file can't be read" in ran.err
+
+
 def test_a_gate_says_how_to_open_it(cm_run: Cm, rig: Rig) -> None:
     rig.start()
     for step in ("step1", "step2"):

@@ -13,8 +13,8 @@ __all__ = ["BUILDING", "CLASSES", "GROUPS", "IN_FLIGHT", "RULES", "Fate", "big",
 GROUPS = 60
 _SIZE = 2
 """Visits of a group: 2 quanta of isr and 2 of calibrateImage, with one detector."""
-IN_FLIGHT = 12
-BUILDING = 6
+IN_FLIGHT = 6
+BUILDING = 4
 _TRIES = 3
 """How often the WMS tries a job, see `cm_dagster_tests.system.start`."""
 
@@ -62,7 +62,7 @@ CLASSES: Mapping[str, Fate] = {
     "a node that dies": Fate(_raise("node lost"), 1, "node-lost", "restart"),
     "a group that is too large": Fate(_raise("exceeded its time"), 1, "too-large", "split"),
     "what passes": Fate(_raise("not this time"), 2, "flaky", "retry"),
-    "nothing to do": Fate({"task": "isr", "action": "nowork", "message": "no light"}, quanta=2),
+    "nothing to do": Fate({"task": "isr", "action": "nowork", "message": "no light"}),
 }
 """By what goes wrong: in this order, the first visit of each group from the first one on; all others are well."""
 

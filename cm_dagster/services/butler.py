@@ -301,10 +301,13 @@ class ButlerService:
             Also if the pipeline cannot be read, or its tasks cannot be imported by this Python.
         """
         from lsst.pipe.base import Pipeline
+        from sqlalchemy.exc import SQLAlchemyError
 
         with self._butler(f"reading the pipeline {uri}") as butler:
             try:
                 graph = Pipeline.from_uri(uri).to_graph(butler.registry)
+            except SQLAlchemyError:
+                raise  # an outage says nothing about the pipeline
             except Exception as error:  # the tasks' own code runs here, and may raise anything
                 raise ButlerError(
                     f"the pipeline {uri} cannot be read here: {type(error).__name__}: {error}",

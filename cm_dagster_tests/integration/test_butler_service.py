@@ -12,6 +12,8 @@ import pytest
 import yaml
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetType
 from lsst.daf.butler.direct_butler._direct_butler_collections import DirectButlerCollections
+from lsst.pipe.base import Pipeline
+from sqlalchemy.exc import OperationalError
 
 from cm_dagster.errors import ButlerError, PlanError
 from cm_dagster.local.minidrp import pipelines
@@ -345,6 +347,18 @@ def test_pipeline_shape(service: ButlerService) -> None:
     )
     with pytest.raises(ButlerError, match=r"nope\.yaml"):
         service.pipeline(str(path.with_name("nope.yaml")))
+
+
+def test_a_database_that_is_away_says_nothing_about_the_pipeline(
+    service: ButlerService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection unexpectedly"))
+
+    monkeypatch.setattr(Pipeline, "to_graph", away)
+    with pytest.raises(ButlerError, match="server closed the connection") as caught:
+        service.pipeline(str(Path(pipelines.__path__[0]) / "MiniDRP.yaml"))
+    assert caught.value.transient
 
 
 def test_what_is_below_a_collection(own: ButlerService) -> None:

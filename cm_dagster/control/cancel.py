@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import dagster as dg
 
-from cm_dagster.control.claim import idle
+from cm_dagster.control.claim import rested
 from cm_dagster.control.site import Site
 from cm_dagster.control.twins import oldest_first
 from cm_dagster.crashpoints import crash_point
@@ -76,7 +76,7 @@ def cancel(
 
 def _is_young(site: Site, attempt: Attempt, claims: Claims) -> bool:
     number, folder = attempt.id.number, attempt.id.folder(site.area)
-    return number in claims.owners() and idle(claims, number, folder) < site.spec.wms.settle
+    return number in claims.owners() and rested(claims, number, folder) < site.spec.wms.settle
 
 
 def _unrecorded(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,7 +20,10 @@ from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
-__all__ = ["Taken", "idle", "take"]
+__all__ = ["Taken", "idle", "rested", "take"]
+
+_SKEW = 10.0
+"""Seconds by which the clocks of hosts may differ."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,30 @@ class Taken:
 
     def idle(self) -> float:
         """Seconds since anything was last done for the attempt, by its files."""
-        return idle(self.claims, self.attempt.id.number, self.folder)
+        return rested(self.claims, self.attempt.id.number, self.folder)
 
 
 def idle(claims: Claims, number: int, folder: Path) -> float:
     """Seconds since anything was last done for an attempt that is claimed, by its files."""
     newest = max((path.stat().st_mtime for path in folder.glob("*")), default=0.0)
     return min(claims.age(number), time.time() - newest)
+
+
+def rested(claims: Claims, number: int, folder: Path) -> float:
+    """Seconds since anything was last done for an attempt, where files of the future count from now on.
+
+    They are what a clock has left that was ahead and was set back: without this nothing would be done for the attempt
+    until that time has come.
+    """
+    found = idle(claims, number, folder)
+    if found > -_SKEW:
+        return found
+    now = time.time()
+    claims.touch(number)
+    for path in folder.glob("*"):
+        if path.stat().st_mtime > now:
+            os.utime(path)
+    return 0.0
 
 
 def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack) -> Taken:

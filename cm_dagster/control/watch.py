@@ -277,7 +277,7 @@ class _Look:
 
     def _ended(self, attempt: Attempt, report: WorkflowReport) -> str:
         """Judge a workflow that has ended, unless its final job is being run again."""
-        if time.time() - attempt.restarted < self.site.spec.wms.settle:
+        if abs(time.time() - attempt.restarted) < self.site.spec.wms.settle:
             self._keep(attempt)
             return "restarted a moment ago"  # the WMS may still show its former end
         if time.monotonic() > self.end:

@@ -115,7 +115,8 @@ class Attempt:
     @property
     def began(self) -> bool:
         """Whether it has been in the site's hands, so that there may be a workflow of it."""
-        return bool(self.wms_id) or self.run.tags.get(tags.STATE, "") not in ("", State.QUEUED)
+        # Its start is written before its tag: a process may have died between.
+        return bool(self.wms_id) or self.started is not None or self.run.tags.get(tags.STATE, "") not in _BEFORE
 
 
 def _attempt(record: RunRecord) -> Attempt | None:
@@ -158,6 +159,9 @@ def read_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt | None:
     """Read one attempt afresh; None if there is no such run, or it is no attempt."""
     record = instance.get_run_record_by_id(run_id)
     return _attempt(record) if record else None
+
+
+_BEFORE = ("", State.QUEUED)
 
 
 class AttemptIndex:

@@ -164,9 +164,11 @@ class World:
         """Let every workflow at the WMS come on by one state; at its end its outputs are in the Butler."""
         orders = self.orders()
         # A twin that the WMS made by itself can't be prevented, only cancelled: it waits in the queue for that.
+        # It goes on where the other one has failed, for then it takes its place.
         twins = {each.wms_id for each in self.wms.requests() if each.outcome == "done, as a twin"}
+        failed = {each.name for each in self.wms.workflows() if each.state == "FAILED"}
         for workflow in self.wms.workflows():
-            if workflow.wms_id in twins:
+            if workflow.wms_id in twins and workflow.name not in failed:
                 continue
             if workflow.state == "PENDING":
                 self.wms.set(workflow.wms_id, "RUNNING")

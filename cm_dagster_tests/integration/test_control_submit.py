@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
@@ -177,6 +178,26 @@ def test_what_is_not_found_is_submitted_again_after_the_settle_time_and_once(ste
     assert step.submit(run_id).submitted == 0
     assert step.submitter.submissions == {name("g0000"): 2}
     assert step.attempt(run_id).submit_dir.endswith("submit-2")
+
+
+def test_after_a_clock_was_set_back_the_settle_time_begins_anew_and_no_more(step: Rig) -> None:
+    step.restrict(wms=step.site.spec.wms.model_copy(update={"settle": 30.0}))
+    run_id = step.queue("g0000")
+    step.submitter.turns = [step.submitter.lost]
+    step.submit(run_id)
+    step.age(step.attempt(run_id).id, -7200)
+    assert step.submit(run_id).waiting == 1
+    step.age(step.attempt(run_id).id, 31)
+    assert step.submit(run_id).submitted == 1
+
+    again = step.queue("g0001")
+    step.submitter.turns = [step.submitter.lost]
+    step.submit(again)
+    step.age(step.attempt(again).id, -7200)
+    step.submit(again)
+    files = [*step.attempt(again).id.folder(step.site.area).glob("*")]
+    assert files
+    assert all(path.stat().st_mtime <= time.time() for path in files)
 
 
 def test_a_workflow_that_the_wms_shows_late_is_not_submitted_twice(step: Rig) -> None:

@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from cm_dagster.control.twins import read_alarms
+from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.ledger import events
 from cm_dagster.ledger.claims import Claims
 from cm_dagster.plan.names import group_folder
@@ -14,6 +15,7 @@ from cm_dagster.policy.states import State
 from cm_dagster.services.wms import WmsState
 from cm_dagster_tests.integration.conftest import Judge
 from cm_dagster_tests.integration.ledger_rig import SITE, Rig
+from cm_dagster_tests.integration.stand_ins import Killed
 
 
 @pytest.fixture
@@ -102,6 +104,30 @@ def test_a_workflow_that_was_done_before_it_could_be_recorded_and_cancelled_is_o
     assert (cancelled.state, cancelled.wms_id, cancelled.submit_dir) == (State.CANCELLED, done, "/there")
     told = step.end_message(run_id)
     assert told == f"Cancelled: workflow {done} had succeeded before; workflow {twin} was cancelled."
+
+
+def test_a_workflow_is_cancelled_though_its_submitter_died_before_the_run_said_that_it_has_begun(step: Rig) -> None:
+    """It had written the event, not the tag; a forced end leaves the tag as it is for ever."""
+    run_id = step.queue("g0000")
+    own = step.attempt(run_id)
+
+    def die(point: str) -> None:
+        if point == "start.written":
+            raise Killed
+
+    set_crash_hook(die)
+    try:
+        with pytest.raises(Killed):
+            events.start(step.instance, own)
+    finally:
+        set_crash_hook(None)
+    claims = Claims(group_folder(step.site.area, own.id.step, own.id.group))
+    claims.claim(1, run_id)
+    wms_id = step.wms.add(own.id.workflow)
+    step.terminate(run_id, force=True)
+    step.watch()
+    assert step.wms.workflows[wms_id].state is WmsState.CANCELLED
+    assert step.attempt(run_id).wms_id == wms_id
 
 
 def test_twins_of_what_is_terminated_are_cancelled_too(step: Rig) -> None:

@@ -82,7 +82,7 @@ class World:
                 "settle": settle,
             },
             "submit": {"method": "plain", "batch": 2},
-            "limits": {"in_flight": in_flight},
+            "limits": {"in_flight": in_flight, "ramp_up": {"over": 2.0}},  # a world in peace lives a quarter of an hour
             "env": {"CM_FAKE_WMS_HOME": str(world.wms.home)},
         }
         world.deployment.write({"sites": {SITE: site}}, dequeue_seconds=1)

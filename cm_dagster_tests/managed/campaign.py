@@ -23,8 +23,8 @@ RULES = [
     {"name": "node-lost", "text": "node lost", "action": "restart"},
     {"name": "odd-exit", "exit": 139, "action": "rescue"},
     {"name": "too-large", "text": "exceeded its time", "action": "split"},
-    {"name": "flaky", "text": "not this time", "action": "retry"},
     {"name": "would-hold", "text": "not this time", "action": "hold", "passive": True},
+    {"name": "flaky", "text": "not this time", "action": "retry"},
 ]
 
 

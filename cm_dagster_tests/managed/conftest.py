@@ -58,7 +58,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture(scope="package")
 def managed(rig: Rig) -> Managed:
     """All campaigns, started."""
-    hold = {"rules": [{"name": "look", "text": "look at me", "action": "hold"}]}
+    look = {"name": "look", "text": "look at me", "action": "hold"}
+    hold = {"retry": {"max": 1}, "rules": [look, {"name": "hopeless", "text": "no hope", "action": "fail"}]}
     stop = {"rules": [{"name": "wrong", "text": "wrong calibration", "action": "stop-step"}]}
     return Managed(
         big=_start(rig, "big", faults_of(list(CLASSES.values()))),

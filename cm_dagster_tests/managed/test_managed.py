@@ -59,6 +59,8 @@ def test_groups_are_held_or_fail_as_the_file_says(managed: Managed) -> None:
     listed = case.rig.program("cm", "group", "list", case.name, "--state", "held")
     assert "g0000" in listed
     assert "g0001" not in listed
+    (failed,) = case.attempts("g0001")
+    assert "By rule hopeless (isr: ValueError: no hope): fail the group." in case.end_message(failed)
 
 
 def test_a_rule_stops_a_step(managed: Managed) -> None:
@@ -127,6 +129,13 @@ def test_what_found_no_work_is_told_as_a_caveat(managed: Managed) -> None:
     assert isinstance(table, dg.TableMetadataValue)
     caveats = {row.data["task"]: str(row.data["caveats"]) for row in table.records}
     assert "NO_WORK" in caveats["isr"]
+
+
+def test_a_passive_rule_says_what_it_would_do_and_does_not(managed: Managed) -> None:
+    _done(managed.big)
+    first, _ = managed.big.attempts(f"g{list(CLASSES).index('what passes'):04d}")
+    told = managed.rig.ui.messages(first.run_id, "EngineEvent")
+    assert any("passive rule would-hold would hold the group" in each for each in told), told
 
 
 def test_more_memory_was_asked_for(managed: Managed) -> None:

@@ -21,7 +21,7 @@ from cm_dagster_tests.system.start import pooled, started
 _GROUPS = 18
 _FREE = 2
 """Groups that do not wait to be released."""
-_MEGABYTES = 64
+_MEGABYTES = 256
 _SITE = {
     "limits": {"in_flight": IN_FLIGHT},
     # As long as an outage here, so that it is the pauses between tries that bring the campaign through.

@@ -28,7 +28,7 @@ _DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR", "BACKFILL")
 _SILENT = 180.0
 """Seconds without a heartbeat (one comes each 30) after which a part of the daemon is taken to be dead."""
 _AHEAD = 60.0
-"""Seconds by which the clocks of two hosts may differ."""
+"""Seconds from which on a sign of life in the future is no matter of clocks that differ a little."""
 _SQLITE_RUNS = 1000
 """Number of runs from which on SQLite becomes too slow."""
 _STOCK = "PostgreSQL (Dagster's own storage)"

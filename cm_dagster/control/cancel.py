@@ -59,16 +59,18 @@ def cancel(
     """
     claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
     with claims.locked():
-        ids = [attempt.wms_id] if attempt.wms_id else _unrecorded(site, attempt, claims, reports)
-        if ids:
-            ids = list(dict.fromkeys([*ids, *alive]))
-        ends = {wms_id: _stop(site, wms_id, reports) for wms_id in ids or ()}
-        if (ids is None or not all(ends.values())) and _is_young(site, attempt, claims):
+        if attempt.wms_id:
+            known: dict[str, str] | None = {attempt.wms_id: attempt.submit_dir}
+        else:
+            known = _unrecorded(site, attempt, claims, reports)
+        ids = [*dict.fromkeys([*known, *alive])] if known else []
+        ends = {wms_id: _stop(site, wms_id, reports) for wms_id in ids}
+        if (known is None or not all(ends.values())) and _is_young(site, attempt, claims):
             return State.CANCELLING
-        if ids and not attempt.wms_id:
+        if known and not attempt.wms_id:
             # What it has done can be looked at, rescued or restarted, like that of any other attempt.
-            submit_dir = _submit_dir(site, attempt, claims, ids[0], reports)
-            events.found(instance, attempt, wms_id=ids[0], submit_dir=submit_dir)
+            own, submit_dir = next(iter(known.items()))
+            events.found(instance, attempt, wms_id=own, submit_dir=submit_dir)
         done = "; ".join(f"workflow {wms_id} {end or 'is not known to the WMS'}" for wms_id, end in ends.items())
         events.cancelled(instance, attempt.run_id, f"Cancelled: {done or 'nothing was submitted'}.", swept=True)
     return State.CANCELLED
@@ -81,34 +83,22 @@ def _is_young(site: Site, attempt: Attempt, claims: Claims) -> bool:
 
 def _unrecorded(
     site: Site, attempt: Attempt, claims: Claims, reports: Mapping[str, WorkflowReport]
-) -> list[str] | None:
+) -> dict[str, str] | None:
     """Workflows of an attempt that was cancelled before its workflow was recorded, its own one first.
 
-    None if it is not certain that there is none.
+    Each with its submit directory, empty if nobody knows it. None if it is not certain that there is none.
     """
     id_ = attempt.id
     if claims.owners().get(id_.number) != attempt.run_id:
-        return []
+        return {}
     recorded, left = claims.recorded(id_.number), read_result(id_, id_.folder(site.area))
-    known = [recorded["wms_id"]] if recorded else []
-    known += [left.wms_id] if left and left.wms_id else []
-    known += oldest_first(wms_id for wms_id, report in reports.items() if report.name == id_.workflow)
+    known = {recorded["wms_id"]: str(recorded.get("submit_dir") or "")} if recorded else {}
+    if left and left.wms_id:
+        known.setdefault(left.wms_id, str(left.submit_dir or ""))
+    for wms_id in oldest_first(wms_id for wms_id, report in reports.items() if report.name == id_.workflow):
+        known[wms_id] = known.get(wms_id) or reports[wms_id].path or ""
     sent = left is not None and left.outcome is not SubmitOutcome.FAILED
-    return list(dict.fromkeys(known)) or (None if sent else [])
-
-
-def _submit_dir(
-    site: Site, attempt: Attempt, claims: Claims, wms_id: str, reports: Mapping[str, WorkflowReport]
-) -> str:
-    """Find the submit directory of a workflow that was not recorded; empty if nobody knows it."""
-    recorded = claims.recorded(attempt.id.number)
-    if recorded and recorded["wms_id"] == wms_id:
-        return str(recorded.get("submit_dir") or "")
-    left = read_result(attempt.id, attempt.id.folder(site.area))
-    if left and left.wms_id == wms_id and left.submit_dir:
-        return str(left.submit_dir)
-    report = reports.get(wms_id)
-    return (report.path or "") if report else ""
+    return known or (None if sent else {})
 
 
 def _stop(site: Site, wms_id: str, reports: Mapping[str, WorkflowReport]) -> str:

@@ -16,14 +16,12 @@ from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.ledger.clock import SKEW
 from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
 __all__ = ["Taken", "idle", "rested", "take"]
-
-_SKEW = 10.0
-"""Seconds by which the clocks of hosts may differ."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def rested(claims: Claims, number: int, folder: Path) -> float:
     until that time has come.
     """
     found = idle(claims, number, folder)
-    if found > -_SKEW:
+    if found > -SKEW:
         return found
     now = time.time()
     claims.touch(number)

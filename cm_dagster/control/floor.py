@@ -46,8 +46,12 @@ class Floor(Holding):
         self.busy = None if busy is None else frozenset(busy)
         self.limits = limits(site_now(instance, name, spec).limits)
         self.health = read_health(instance, [name])[name]
-        self.boards = {board.name: board for board in load_boards(instance)}
         self.open = self.index.open_at(name)
+
+    @cached_property
+    def boards(self) -> dict[str, Board]:
+        """Where all campaigns stand, by name."""
+        return {board.name: board for board in load_boards(self._instance)}
 
     # ------------------------------------------------------------------------------------------------------ limits
 

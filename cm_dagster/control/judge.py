@@ -15,7 +15,6 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ButlerError, ServiceError, WmsError
 from cm_dagster.ledger import campaigns, checks, events
 from cm_dagster.ledger.attempts import Attempt
-from cm_dagster.plan.names import AttemptId
 from cm_dagster.policy.judge import Outcome, Verdict
 from cm_dagster.policy.rules import Fault
 from cm_dagster.services.quanta import QuantaSummary, read_quanta
@@ -65,8 +64,7 @@ def settle(instance: dg.DagsterInstance, site: Site, attempt: Attempt, report: W
 def _rescued(site: Site, spec: CampaignSpec, attempt: Attempt) -> Counter[str]:
     """Count the quanta that an attempt has rescued and the registry has, by task."""
     found: Counter[str] = Counter()
-    for number in attempt.recipe.rescued:
-        run = AttemptId(attempt.id.step, attempt.id.group, number).run(spec.butler.output)
+    for run in attempt.rescued_runs(spec.butler.output):
         found.update(site.butler(spec).quanta_in(run) or {})
     return found
 

@@ -74,7 +74,7 @@ def check_rescued(site: Site, spec: CampaignSpec, attempt: Attempt) -> list[str]
     ButlerError
         If the registry can't be asked.
     """
-    runs = [AttemptId(attempt.id.step, attempt.id.group, n).run(spec.butler.output) for n in attempt.recipe.rescued]
+    runs = attempt.rescued_runs(spec.butler.output)
     missing = [run for run in runs if not site.butler(spec).quanta_in(run)]
     if missing:
         raise LedgerError(

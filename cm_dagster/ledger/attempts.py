@@ -96,8 +96,19 @@ class Attempt:
         campaign_output
             Output collection of the campaign.
         """
-        numbers = [*([self.id.number] if self.wms_id else []), *self.recipe.rescued]
-        return [AttemptId(self.id.step, self.id.group, number).run(campaign_output) for number in numbers]
+        own = [self.id.run(campaign_output)] if self.wms_id else []
+        return own + self.rescued_runs(campaign_output)
+
+    def rescued_runs(self, campaign_output: str) -> list[str]:
+        """RUN collections of the attempts that it has rescued.
+
+        Parameters
+        ----------
+        campaign_output
+            Output collection of the campaign.
+        """
+        step, group = self.id.step, self.id.group
+        return [AttemptId(step, group, number).run(campaign_output) for number in self.recipe.rescued]
 
     @property
     def sent(self) -> float | None:

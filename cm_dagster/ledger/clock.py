@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from dagster._core.scheduler.instigation import InstigatorState, SensorInstigatorData
 
-__all__ = ["without_future"]
+__all__ = ["SKEW", "without_future"]
 
-_SKEW = 10.0
+SKEW = 10.0
 """Seconds by which the clocks of hosts may differ."""
 
 
@@ -30,5 +30,5 @@ def without_future(state: InstigatorState, now: float) -> InstigatorState:
     if not isinstance(data, SensorInstigatorData):
         return state
     names = ("last_tick_timestamp", "last_tick_start_timestamp")
-    ahead = {name: None for name in names if (getattr(data, name) or 0.0) > now + _SKEW}
+    ahead = {name: None for name in names if (getattr(data, name) or 0.0) > now + SKEW}
     return state.with_data(data._replace(**ahead)) if ahead else state

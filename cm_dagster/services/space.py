@@ -94,9 +94,9 @@ def check_room(folder: Path | None, groups: Sequence[Group], tasks: int) -> list
     except OSError as error:
         return [InputRow(str(folder), _KIND, "", "", "", note=f"not checked: {error}")]
     wanted = wanted_room(groups, tasks)
-    rows = [_row(f"{folder}", "disk space", free.bytes, wanted.bytes, _size)]
+    rows = [_row(str(folder), _KIND, free.bytes, wanted.bytes, _size)]
     if free.files is not None:
-        rows.append(_row(f"{folder}", "inodes", free.files, wanted.files or 0, str))
+        rows.append(_row(str(folder), "inodes", free.files, wanted.files or 0, str))
     return rows
 
 

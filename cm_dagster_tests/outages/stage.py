@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from cm_dagster.local.servers import Servers
 from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.faults.clock import Clock
 from cm_dagster_tests.outages.disk import SmallDisk
-from cm_dagster_tests.system.rig import PATIENCE, Case, Rig, wait_for
+from cm_dagster_tests.system.rig import PATIENCE, Case, Rig, wait_for, wms_rows
 
 __all__ = ["IN_FLIGHT", "TICK", "Figures", "HousedServers", "Long", "Stage", "Wms", "wait"]
 
@@ -74,24 +73,20 @@ class Figures(NamedTuple):
 
 @dataclass
 class Wms:
-    """The local WMS, looked at without its help: its commands would act on what they find."""
+    """The local WMS, looked at without its help."""
 
     home: Path
 
     def states(self) -> dict[str, list[str]]:
         """State of each workflow that was ever submitted, by name."""
         found: dict[str, list[str]] = {}
-        for name, state in self._rows("SELECT name, state FROM run"):
+        for name, state in wms_rows(self.home, "SELECT name, state FROM run"):
             found.setdefault(str(name), []).append(str(state))
         return found
 
     def servers(self) -> list[int]:
         """Processes that serve; some may have ended."""
-        return [int(pid) for (pid,) in self._rows("SELECT pid FROM server")]
-
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        with closing(sqlite3.connect(f"file:{self.home}/wms.sqlite?mode=ro", uri=True, timeout=60)) as db:
-            return db.execute(query).fetchall()
+        return [int(pid) for (pid,) in wms_rows(self.home, "SELECT pid FROM server")]
 
     @contextmanager
     def away(self) -> Iterator[None]:

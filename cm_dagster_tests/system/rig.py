@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ TICK = 2.0
 TICKS = 16.0
 """Seconds in which every sensor ticks at least twice: what was to happen by itself has happened then."""
 _TOOLS = Path(sys.executable).parent
+
+
+def wms_rows(home: Path, query: str) -> list[tuple[Any, ...]]:
+    """Read the state of a local WMS without its help: its commands would act on what they find."""
+    with closing(sqlite3.connect(f"file:{home}/wms.sqlite?mode=ro", uri=True, timeout=60)) as db:
+        return db.execute(query).fetchall()
 
 
 def wait_for[T](what: str, look: Callable[[], T | None], patience: float = PATIENCE, every: float = 1.0) -> T:

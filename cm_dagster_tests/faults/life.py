@@ -36,6 +36,7 @@ from cm_dagster.control.overview import overview
 from cm_dagster.control.steps import collected_key
 from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.errors import ButlerError
+from cm_dagster.ledger.attempts import index_of
 from cm_dagster.services.butler import ButlerService
 from cm_dagster_tests.faults.world import CAMPAIGN, LAST, World
 from cm_dagster_tests.quick_sqlite import spare_sqlite
@@ -149,13 +150,16 @@ class Life:
     def round(self) -> None:
         """Let everything that runs by itself do so once."""
         for work in (
-            self.world.work,
+            self._work,
             lambda: _exhaust(sensor_daemon.execute_sensor_iteration(self.context, LOG, None, None)),
             lambda: _exhaust(self._queue.run_iteration(self.context)),
             lambda: _exhaust(execute_run_monitoring_iteration(self.context, LOG)),
         ):
             work()
         self.world.clock.advance(_TICK)
+
+    def _work(self) -> None:
+        self.world.work({each.wms_id for each in index_of(self.instance).everything()})
 
     def audit(self) -> Audit:
         """Do what the nightly run does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -160,15 +160,20 @@ class World:
 
     # -------------------------------------------------------------------------------------------------- the cluster
 
-    def work(self) -> None:
-        """Let every workflow at the WMS come on by one state; at its end its outputs are in the Butler."""
+    def work(self, followed: Collection[str]) -> None:
+        """Let every workflow at the WMS come on by one state; at its end its outputs are in the Butler.
+
+        Parameters
+        ----------
+        followed
+            Ids of the workflows that attempts record as theirs.
+        """
         orders = self.orders()
-        # A twin that the WMS made by itself can't be prevented, only cancelled: it waits in the queue for that.
-        # It goes on where the other one has failed, for then it takes its place.
+        # A twin that the WMS made by itself can't be prevented, only cancelled: it waits in the queue for that, or
+        # until it is followed in the place of one that has failed.
         twins = {each.wms_id for each in self.wms.requests() if each.outcome == "done, as a twin"}
-        failed = {each.name for each in self.wms.workflows() if each.state == "FAILED"}
         for workflow in self.wms.workflows():
-            if workflow.wms_id in twins and workflow.name not in failed:
+            if workflow.wms_id in twins and workflow.wms_id not in followed:
                 continue
             if workflow.state == "PENDING":
                 self.wms.set(workflow.wms_id, "RUNNING")

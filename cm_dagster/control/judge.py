@@ -98,7 +98,7 @@ def _faults(report: WorkflowReport, quanta: QuantaSummary, verdict: Verdict) -> 
     for label, task in quanta.tasks.items():
         codes = tuple(report.exit_codes.get(label, ()))
         if task.failed or codes:
-            yield Fault(label, codes, task.errors)
+            yield Fault(label, codes, (*task.errors, *task.log))
     for label, found in report.exit_codes.items():
         if label not in quanta.tasks:  # a cluster of tasks, or a job of BPS's own
             yield Fault(label, tuple(found))
@@ -113,7 +113,7 @@ def _causes(report: WorkflowReport, quanta: QuantaSummary) -> str:
             kinds = ", ".join(f"{count} x {name}" for name, count in task.exceptions.items())
             first = f": {task.messages[0]}" if task.messages else ""
             parts.append(f" {label}: {task.failed} of {task.expected} quanta failed ({kinds}){first}.")
-        elif task.no_record and quanta.provenance:
+        elif task.no_record and quanta.told:
             parts.append(f" {label}: {task.no_record} of {task.expected} quanta left no record.")
     codes = [f"{label} {', '.join(map(str, found))}" for label, found in report.exit_codes.items()]
     return "".join(parts[:_MESSAGES]) + (f" Exit codes: {'; '.join(codes)}." if codes else "")

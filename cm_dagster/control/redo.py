@@ -20,6 +20,7 @@ from cm_dagster.plan.names import AttemptId, group_folder
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.plan.render import PROVENANCE
 from cm_dagster.policy.states import State
+from cm_dagster.services.report import REPORT
 from cm_dagster.services.wms import WmsState
 from cm_dagster.spec import CampaignSpec
 
@@ -212,7 +213,7 @@ def restart_again(instance: dg.DagsterInstance, site: Site, attempt: Attempt) ->
 
 
 def _set_aside(submit_dir: Path, number: int) -> None:
-    """Keep the provenance graph of the former end from being taken for that of the next."""
-    provenance = submit_dir / PROVENANCE
-    if provenance.exists():
-        provenance.rename(provenance.with_name(f"{PROVENANCE}.{number}"))
+    """Keep what tells of the quanta of the former end from being taken for that of the next."""
+    for name in (PROVENANCE, REPORT):
+        if (submit_dir / name).exists():
+            (submit_dir / name).rename(submit_dir / f"{name}.{number}")

@@ -79,9 +79,9 @@ def group_rows(quanta: QuantaSummary, rescued: Mapping[str, int]) -> list[TaskRo
     # A task of which everything was rescued is not in the graph of the workflow that has skipped it.
     rows = [TaskRow(label, rescued=number) for label, number in rescued.items() if label not in quanta.tasks]
     for label, task in quanta.tasks.items():
-        # Without a provenance graph the registry's is the only word on what has succeeded.
+        # Without a provenance graph the registry's is the last word on what has succeeded.
         succeeded = task.succeeded if quanta.provenance else registered.get(label, 0)
-        lost = task.no_record if quanta.provenance else task.expected - succeeded
+        lost = task.no_record if quanta.told else task.expected - succeeded
         rows.append(
             TaskRow(
                 task=label,

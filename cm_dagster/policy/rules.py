@@ -76,7 +76,7 @@ class Fault:
     exit: tuple[int, ...] = ()
     """Exit codes of its jobs that failed."""
     texts: tuple[str, ...] = ()
-    """Exceptions, or why nothing could be submitted."""
+    """Exceptions, then what its failed quanta have logged; or why nothing could be submitted."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ A workflow's final job writes the graph; all of it is read at once, which takes 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["TaskQuanta", "Usage", "read_tasks"]
+__all__ = ["TaskQuanta", "Usage", "first_texts", "read_tasks"]
 
 _MESSAGES = 3
 """Messages of exceptions that are kept for each task."""
@@ -20,6 +22,10 @@ _ERRORS = 20
 """Exceptions that are kept for each task."""
 _LONGEST = 300
 """Characters of such a message."""
+_LOGS = 3
+"""Failed quanta of a task whose logs are read."""
+_LINES = 30
+"""Messages that are kept of such a log, the last ones."""
 _MB = 1e6
 """Bytes of a megabyte."""
 
@@ -61,6 +67,8 @@ class TaskQuanta:
     """The first messages of exceptions, each once."""
     errors: tuple[str, ...] = ()
     """The first exceptions with their messages, e.g. ``ValueError: no stars``, each once."""
+    log: tuple[str, ...] = ()
+    """What the first quanta that failed have logged, warnings and worse alone, each message once."""
     caveats: Mapping[str, int] = field(default_factory=dict)
     """Number of quanta that succeeded with a caveat, by its name, e.g. ``NO_WORK``; a quantum may have several."""
     usage: Usage | None = None
@@ -85,11 +93,20 @@ def read_tasks(path: Path, expected: Mapping[str, int]) -> dict[str, TaskQuanta]
     done = _read(path)
     if done is None:
         return None
-    return {label: _task_quanta(number, done.get(label, ())) for label, number in expected.items()}
+    nothing = _Left()
+    return {label: _task_quanta(number, done.get(label, nothing)) for label, number in expected.items()}
 
 
-def _read(path: Path) -> dict[str, list[Mapping[str, Any]]] | None:
-    """Read a provenance graph: for each task the information on its quanta; None if there is none that can be read."""
+@dataclass(frozen=True)
+class _Left:
+    """What the quanta of a task have left in a provenance graph."""
+
+    quanta: Sequence[Mapping[str, Any]] = ()
+    log: tuple[str, ...] = ()
+
+
+def _read(path: Path) -> dict[str, _Left] | None:
+    """Read a provenance graph; None if there is none that can be read."""
     from lsst.pipe.base.quantum_graph import ProvenanceQuantumGraphReader
 
     if not path.exists():
@@ -99,15 +116,28 @@ def _read(path: Path) -> dict[str, list[Mapping[str, Any]]] | None:
             reader.read_quanta()
             graph = reader.graph
             nodes = graph.quantum_only_xgraph.nodes
-            return {label: [nodes[key] for key in ids.values()] for label, ids in graph.quanta_by_task.items()}
+            return {
+                label: _Left([nodes[key] for key in ids.values()], _log(reader, nodes, list(ids.values())))
+                for label, ids in graph.quanta_by_task.items()
+            }
     except Exception:
         # A final job that was killed leaves part of a file, which fails in as many ways as there are formats inside.
         # Without it the registry's counts decide, and the final job that is run again writes it anew.
         return None
 
 
-def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuanta:
-    known = list(quanta)
+def _log(reader: Any, nodes: Mapping[Any, Mapping[str, Any]], keys: Iterable[Any]) -> tuple[str, ...]:
+    """Read what the first quanta that failed have logged in their last attempts."""
+    failed = list(islice((key for key in keys if _fate(nodes[key]) == "failed"), _LOGS))
+    if not failed:
+        return ()
+    logs = [attempts[-1] for attempts in reader.fetch_logs(failed).values() if attempts and attempts[-1]]
+    bad = [[each.message for each in log if each.levelno >= logging.WARNING][-_LINES:] for log in logs]
+    return first_texts(_LOGS * _LINES, chain.from_iterable(bad))
+
+
+def _task_quanta(expected: int, left: _Left) -> TaskQuanta:
+    known = left.quanta
     states = Counter(_fate(quantum) for quantum in known)
     failures = [quantum["exception"] for quantum in known if _fate(quantum) == "failed"]
     errors = [error for error in failures if error]
@@ -119,8 +149,9 @@ def _task_quanta(expected: int, quanta: Iterable[Mapping[str, Any]]) -> TaskQuan
         blocked=states["blocked"],
         no_record=states["no_record"] + lost,
         exceptions=dict(Counter(map(_kind, failures)).most_common()),
-        messages=_first(_MESSAGES, (str(error.message) for error in errors if error.message)),
-        errors=_first(_ERRORS, (f"{_kind(error)}: {error.message or ''}" for error in errors)),
+        messages=first_texts(_MESSAGES, (str(error.message) for error in errors if error.message)),
+        errors=first_texts(_ERRORS, (f"{_kind(error)}: {error.message or ''}" for error in errors)),
+        log=left.log,
         caveats=_caveats(quantum for quantum in known if _fate(quantum) == "succeeded"),
         usage=_usage(quantum["resource_usage"] for quantum in known),
     )
@@ -130,7 +161,16 @@ def _kind(error: Any) -> str:
     return error.type_name.rpartition(".")[2] if error else "unknown"
 
 
-def _first(number: int, texts: Iterable[str]) -> tuple[str, ...]:
+def first_texts(number: int, texts: Iterable[str]) -> tuple[str, ...]:
+    """Give the first of some texts, cut to a length that can be kept, each once.
+
+    Parameters
+    ----------
+    number
+        How many at most.
+    texts
+        The texts.
+    """
     return tuple(dict.fromkeys(text[:_LONGEST] for text in texts))[:number]
 
 

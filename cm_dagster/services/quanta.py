@@ -20,6 +20,7 @@ from cm_dagster.errors import ServiceError
 from cm_dagster.plan.render import PROVENANCE, READY_LINE, submit_script
 from cm_dagster.services.causes import job_cause, passing_cause, setup_cause
 from cm_dagster.services.provenance import TaskQuanta, read_tasks
+from cm_dagster.services.report import REPORT, read_report, report_command
 from cm_dagster.services.shell import kill, spawn, write_text
 from cm_dagster.spec.models import StackSpec
 from cm_dagster.spec.sites import SiteSpec
@@ -54,6 +55,8 @@ class QuantaSummary:
     """Whether there is a provenance graph; without one only what was expected is known of the tasks."""
     registered: Mapping[str, int] | None
     """Quanta whose outputs the registry has, by task label; None if the RUN collection is absent."""
+    reported: bool = False
+    """Whether, for want of a provenance graph, ``pipetask report`` has said what became of them."""
 
     @property
     def expected(self) -> int:
@@ -66,9 +69,16 @@ class QuantaSummary:
         return sum(task.succeeded for task in self.tasks.values()) if self.provenance else None
 
     @property
+    def told(self) -> bool:
+        """Whether it is known of quanta that did not succeed what became of them."""
+        return self.provenance or self.reported
+
+    @property
     def source(self) -> str:
-        """What is known of the quanta from: ``provenance graph``, or ``registry counts`` alone."""
-        return "provenance graph" if self.provenance else "registry counts"
+        """What is known of the quanta from: ``provenance graph``, ``pipetask report``, or ``registry counts`` alone."""
+        if self.provenance:
+            return "provenance graph"
+        return "pipetask report" if self.reported else "registry counts"
 
     @property
     def registered_total(self) -> int | None:
@@ -102,10 +112,13 @@ def read_quanta(submit_dir: Path, butler: RunCounts) -> QuantaSummary:
         If the repository cannot be asked.
     """
     run, expected = _predicted(_quantum_graph(submit_dir))
-    done = read_tasks(submit_dir / PROVENANCE, expected)
-    tasks = done if done is not None else {label: TaskQuanta(number) for label, number in expected.items()}
     registered = butler.run_counts(run, list(expected))
-    return QuantaSummary(run, tasks, provenance=done is not None, registered=registered)
+    if (done := read_tasks(submit_dir / PROVENANCE, expected)) is not None:
+        return QuantaSummary(run, done, provenance=True, registered=registered)
+    if (done := read_report(submit_dir / REPORT, expected)) is not None:
+        return QuantaSummary(run, done, provenance=False, registered=registered, reported=True)
+    tasks = {label: TaskQuanta(number) for label, number in expected.items()}
+    return QuantaSummary(run, tasks, provenance=False, registered=registered)
 
 
 def _quantum_graph(submit_dir: Path) -> Path:
@@ -157,17 +170,25 @@ def final_job_command(submit_dir: Path) -> list[str]:
     ServiceError
         If the submit directory is not complete.
     """
-    graph = _quantum_graph(submit_dir)
+    graph, config = _quantum_graph(submit_dir), _configuration(submit_dir)
+    script = submit_dir / "final_job.bash"
+    if not script.exists():
+        _write_final_job(config, submit_dir)
+    return ["bash", str(script), str(graph), _repository(config)]
+
+
+def _configuration(submit_dir: Path) -> Path:
+    """Find the BPS configuration of a workflow."""
     configs = sorted(submit_dir.glob("*_config.yaml"))
     if not configs:
         raise ServiceError(
             f"there is no BPS configuration in {submit_dir}", advice="was the submit directory cleaned? Retry the group"
         )
-    script = submit_dir / "final_job.bash"
-    if not script.exists():
-        _write_final_job(configs[0], submit_dir)
-    butler = yaml.safe_load(configs[0].read_text(encoding="utf-8"))["payload"]["butlerConfig"]
-    return ["bash", str(script), str(graph), butler]
+    return configs[0]
+
+
+def _repository(config: Path) -> str:
+    return str(yaml.safe_load(config.read_text(encoding="utf-8"))["payload"]["butlerConfig"])
 
 
 def _write_final_job(config: Path, submit_dir: Path) -> None:
@@ -200,20 +221,51 @@ def run_final_job(
     """
     number = len(list(submit_dir.glob("final-*.log"))) + 1
     script, log = submit_dir / f"final-{number}.sh", submit_dir / f"final-{number}.log"
-    command = final_job_command(submit_dir)
-    write_text(script, submit_script(stack, site, command, path=[str(Path(sys.executable).parent)]))
+    stage = _Stage(stack, site, pass_fds)
     started = time.monotonic()
-    timeout = site.submit.timeout * 60.0
-    with log.open("wb") as out:
-        process = spawn(script, stdout=out, stderr=out, pass_fds=pass_fds)
-        try:
-            code: int | None = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            kill(process)
-    error = None if code == 0 else _final_job_error(log, code, timeout)
+    code = stage.run(final_job_command(submit_dir), script, log)
+    if code == 0:
+        _report(submit_dir, stage)
+    error = None if code == 0 else _final_job_error(log, code, stage.timeout)
     return FinalJobResult(code == 0, log, time.monotonic() - started, error)
+
+
+def _report(submit_dir: Path, stage: _Stage) -> None:
+    """Have ``pipetask report`` say what became of the quanta, where the final job has left no provenance graph.
+
+    Nothing depends on it but what people and error rules are told, so it may fail; its log says why.
+    """
+    if read_tasks(submit_dir / PROVENANCE, {}) is not None:
+        return
+    repository = _repository(_configuration(submit_dir))
+    command = report_command(repository, _quantum_graph(submit_dir), submit_dir / REPORT)
+    stage.run(command, submit_dir / "report.sh", submit_dir / "report.log")
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Where commands on a workflow are run: here, in the campaign's stack."""
+
+    stack: StackSpec
+    site: SiteSpec
+    pass_fds: Sequence[int]
+
+    @property
+    def timeout(self) -> float:
+        """Seconds that a command may take."""
+        return self.site.submit.timeout * 60.0
+
+    def run(self, command: list[str], script: Path, log: Path) -> int | None:
+        """Run a command by a script; gives its exit code, None if it was not done in time."""
+        write_text(script, submit_script(self.stack, self.site, command, path=[str(Path(sys.executable).parent)]))
+        with log.open("wb") as out:
+            process = spawn(script, stdout=out, stderr=out, pass_fds=self.pass_fds)
+            try:
+                return process.wait(self.timeout)
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                kill(process)
 
 
 def _final_job_error(log: Path, code: int | None, timeout: float) -> ServiceError:

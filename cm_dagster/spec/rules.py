@@ -71,8 +71,8 @@ class Rule(Model):
     )
     """Exit codes of failed jobs, one of which is there; by default any."""
     text: Annotated[str, AfterValidator(_pattern)] = ""
-    """Regular expression that is found in an exception (`ValueError: no stars`), or in why nothing could be submitted;
-    by default anything."""
+    """Regular expression that is found in an exception (`ValueError: no stars`), in a warning or an error that a failed
+    quantum has logged, or in why nothing could be submitted; by default anything."""
     min_tries: int = Field(default=1, ge=1)
     """Least number of tries at the group so far, restarts counted; by default 1."""
     max_tries: int | None = Field(default=None, ge=1)

@@ -152,14 +152,15 @@ def test_an_attempt_is_unknown_where_nobody_can_tell_whether_it_was_restarted(st
     assert step.state(run_id) is State.RUNNING
 
 
-def test_the_provenance_of_the_former_end_is_set_aside(step: Rig) -> None:
+def test_what_tells_of_the_former_end_is_set_aside(step: Rig) -> None:
     run_id = step.fail("g0000")
     step.wms.set("1", WmsState.FAILED)
     folder = Path(step.attempt(run_id).submit_dir)
     folder.mkdir(parents=True)
-    (folder / "provenance.qg").write_text("old")
+    for name in ("provenance.qg", "quanta-report.json"):
+        (folder / name).write_text("old")
     done(step, Verb.RESTART)
-    assert [path.name for path in folder.iterdir()] == ["provenance.qg.1"]
+    assert sorted(path.name for path in folder.iterdir()) == ["provenance.qg.1", "quanta-report.json.1"]
 
 
 # --------------------------------------------------------------------------------------------------- accept, reject

@@ -343,6 +343,17 @@ def test_exceptions_and_exit_codes_reach_the_rules(rig: Rig, left: dict[str, Any
     assert set(decided(rig).holds) == {"g0001"}
 
 
+def test_what_failed_quanta_have_logged_reaches_the_rules(rig: Rig, left: dict[str, Any]) -> None:
+    open_campaign(rig, {"name": "dead-amp", "task": "isr", "text": "^amp [0-9]+ is dead", "action": "hold"})
+    run_id = rig.begin("g0000")
+    task = TaskQuanta(10, 4, failed=6, errors=("ValueError: no",), log=("Low signal.", "amp 3 is dead"))
+    left["g0000/a01"] = QuantaSummary(run_of("g0000", 1), {"isr": task}, provenance=True, registered={"isr": 4})
+    rig.wms.ends("1", WmsState.FAILED, {})
+    rig.watch()
+    assert "By rule dead-amp (isr: amp 3 is dead): hold the group." in rig.end_message(run_id)
+    assert set(decided(rig).holds) == {"g0000"}
+
+
 def test_a_rescue_is_judged_by_the_whole_group(rig: Rig, left: dict[str, Any]) -> None:
     registry = open_campaign(rig, accept={"quanta": 0.95, "per_task": {"isr": 0.95}})
     rig.fail("g0000")

@@ -33,7 +33,15 @@ def count(bench: Bench, run: str, dataset_type: str) -> Counter[int]:
 
 
 def test_failed_and_blocked_quanta(bench: Bench) -> None:
-    bench.strike({"action": "raise", "task": "isr", "where": f"exposure={VISITS[0]}", "message": "bad pixel map"})
+    bench.strike(
+        {
+            "action": "raise",
+            "task": "isr",
+            "where": f"exposure={VISITS[0]}",
+            "message": "bad pixel map",
+            "log": "amp 3 is dead",
+        }
+    )
     prepared = bench.prepare(0, VISITS[:2])
     result, report = bench.run(prepared)
     assert report.state is WmsState.FAILED
@@ -45,6 +53,8 @@ def test_failed_and_blocked_quanta(bench: Bench) -> None:
     assert (calibrate.succeeded, calibrate.failed, calibrate.blocked) == (good, 0, bad)
     assert isr.exceptions == {"ValueError": bad}
     assert isr.messages == ("bad pixel map",)
+    assert "amp 3 is dead" in isr.log
+    assert calibrate.log == ()
     assert (summary.expected, summary.succeeded) == (result.quanta, 2 * good)
     run = "u/camp/step1/g0000/a01/run"
     registered = {task: count(bench, run, f"{task}_metadata").total() for task in summary.tasks}
@@ -52,6 +62,44 @@ def test_failed_and_blocked_quanta(bench: Bench) -> None:
     assert summary.complete
     logs = [path for path in prepared.paths.submit_dir.rglob("*.err") if "isr" in path.name]
     assert "ValueError: bad pixel map" in {job_cause(path) for path in logs}
+
+
+def without_provenance(bench: Bench, submit_dir: Path) -> QuantaSummary:
+    """Run a final job again that writes no provenance graph, as in stacks that can't."""
+    final_job_command(submit_dir)
+    script = submit_dir / "final_job.bash"
+    script.write_text(script.read_text().replace(f"-o {submit_dir / PROVENANCE}", ""))
+    (submit_dir / PROVENANCE).unlink(missing_ok=True)
+    done = run_final_job(submit_dir, bench.spec.stack, bench.site)
+    assert done.ok, done.log.read_text()
+    assert not (submit_dir / PROVENANCE).exists()
+    return read_quanta(submit_dir, bench.butler)
+
+
+def test_without_a_provenance_graph_a_report_tells_the_same(bench: Bench) -> None:
+    bench.strike(
+        {"action": "raise", "task": "isr", "where": f"exposure={VISITS[5]}", "message": "bad pixel map"},
+        {"action": "nowork", "task": "isr", "where": f"exposure={VISITS[6]}"},
+        {"action": "signal", "task": "calibrateImage", "where": f"visit={VISITS[7]}"},
+    )
+    prepared = bench.prepare(5, VISITS[5:8])
+    bench.run(prepared)
+    submit_dir = prepared.paths.submit_dir
+    graph, report = read_quanta(submit_dir, bench.butler), without_provenance(bench, submit_dir)
+    assert (graph.source, report.source) == ("provenance graph", "pipetask report")
+    assert report.succeeded is None  # it knows no more than the registry of what the final job has left out
+    assert report.registered == graph.registered
+    assert report.complete is (report.registered_total == report.expected)
+    for label, told in graph.tasks.items():
+        other = report.tasks[label]
+        assert (other.expected, other.succeeded, other.failed) == (told.expected, told.succeeded, told.failed)
+        assert (other.blocked, other.no_record) == (told.blocked, told.no_record)
+        assert (other.exceptions, other.messages, other.errors) == (told.exceptions, told.messages, told.errors)
+        assert other.caveats.keys() == told.caveats.keys() & other.caveats.keys()
+    isr = report.tasks["isr"]
+    assert isr.exceptions == {"ValueError": isr.failed}
+    assert isr.caveats["NO_WORK"] > 0
+    assert report.tasks["calibrateImage"].no_record > 0
 
 
 def test_caveats_and_what_quanta_have_used(bench: Bench) -> None:

@@ -13,6 +13,7 @@ folder beside the rules), as attempts are processes of their own.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -67,6 +68,8 @@ class Fault(BaseModel):
     """How many attempts of each quantum fail; None: all."""
     exception: str = "builtins.ValueError"
     message: str = ""
+    log: str = ""
+    """A warning that is logged before the fault; none if empty."""
     keep: frozenset[str] = frozenset()
     """Connections, not dataset types."""
     signal: int = signal.SIGKILL
@@ -162,6 +165,8 @@ def _due(fault: Fault, index: int, task: str, data_id: Mapping[str, Any]) -> boo
 
 
 def _commit(fault: Fault, message: str) -> None:
+    if fault.log:
+        logging.getLogger(__name__).warning(fault.log)
     match fault.action:
         case "raise":
             raise doImportType(fault.exception)(message)

@@ -277,9 +277,9 @@ class Hand:
 
         def do() -> None:
             self._answer("nothing")  # first: it must not be tried again by itself
-            overrule.reject(self.instance, attempt, f"Rejected {self._why()}.")
-            if collected:
+            if collected:  # before it is rejected: the next step must not begin with it, whatever dies meanwhile
                 self._uncollect()
+            overrule.reject(self.instance, attempt, f"Rejected {self._why()}.")
 
         return _Deed(self._before(), "failed" + (", its step not collected any more" if collected else ""), do)
 

@@ -14,13 +14,13 @@ from typing import Any
 from cm_dagster.crashpoints import POINTS
 from cm_dagster_tests.faults.life import HOST, WORKER, Death
 
-__all__ = ["Event", "Scenario", "make_scenario"]
+__all__ = ["ELSEWHERE", "Event", "Scenario", "make_scenario"]
 
 GROUPS = [f"{step}/g{number:04d}" for step in ("step1", "step2") for number in range(3)]
 """Groups of a world's campaign that anything may happen to."""
 _DUELS = 0.3
 """Part of the scenarios in which two hosts meet."""
-_ELSEWHERE = frozenset(
+ELSEWHERE = frozenset(
     {
         "create.written",  # passed when a world begins
         "backfill.noted",
@@ -135,7 +135,7 @@ def make_scenario(seed: str, *, deaths: int = 12, so_far: Counter[str] | None = 
 
 
 def _points() -> list[str]:
-    return [name for name in POINTS if name not in _ELSEWHERE]
+    return [name for name in POINTS if name not in ELSEWHERE]
 
 
 def _death(chance: random.Random, points: list[str]) -> Event:
@@ -150,7 +150,11 @@ def _mishap(chance: random.Random) -> list[Event]:
     several: list[list[Event]] = [
         [Event("fault", {"kind": "done-but-error"})],
         [Event("fault", {"kind": "error-before"})],
+        [Event("fault", {"kind": "done-but-timeout", "seconds": 0.2})],
+        [Event("fault", {"kind": "lost-submit"})],
         [Event("fault", {"kind": "late", "seconds": 25.0})],
+        [Event("fault", {"kind": "late-list", "seconds": 25.0})],
+        [Event("fault", {"kind": "slow", "seconds": 0.2, "times": 5})],
         [Event("fault", {"kind": "down", "times": chance.randint(1, 6)})],
         [Event("fault", {"kind": "partial", "times": chance.randint(1, 3)})],
         [Event("fault", {"kind": "word", "word": "ODD", "times": 2})],

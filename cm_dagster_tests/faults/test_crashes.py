@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cm_dagster_tests.faults.conftest import Play
-from cm_dagster_tests.faults.scenario import Event, Scenario, make_scenario
+from cm_dagster_tests.faults.scenario import ELSEWHERE, Event, Scenario, make_scenario
 from cm_dagster_tests.faults.tally import run
 
 DEATHS = 40
@@ -31,6 +31,13 @@ def test_a_host_that_wakes_late_beside_another_does_no_harm(played: Play, point:
     result = played(pause(point))
     assert result.crashes[point] == 1
     assert result.good, str(result)
+
+
+@pytest.mark.parametrize("point", sorted(ELSEWHERE))
+def test_points_that_worlds_do_not_come_to_have_tests_of_their_own(point: str) -> None:
+    tests = Path(__file__).parents[1]
+    files = [tests / "faults/play.py", *(tests / "integration").glob("test_*.py")]
+    assert any(f'"{point}"' in file.read_text() for file in files)
 
 
 def test_a_scenario_is_the_same_again_from_its_file(tmp_path: Path) -> None:

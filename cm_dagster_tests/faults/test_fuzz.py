@@ -12,6 +12,18 @@ from cm_dagster_tests.faults.conftest import Play
 from cm_dagster_tests.faults.life import HOST, WORKER
 from cm_dagster_tests.faults.scenario import GROUPS, Event, Scenario
 
+_FAULTS = (
+    "error-before",
+    "lost-submit",
+    "done-but-error",
+    "down",
+    "late",
+    "late-list",
+    "partial",
+    "twin",
+    "lost-cancel",
+)
+"""What goes wrong at the WMS, and comes right again: a workflow that it has forgotten waits for a person."""
 _group = st.sampled_from(GROUPS)
 _events = st.one_of(
     st.builds(lambda rounds: Event("live", {"rounds": rounds}), st.integers(1, 4)),
@@ -24,9 +36,19 @@ _events = st.one_of(
     ),
     st.builds(
         lambda kind, times, seconds: Event("fault", {"kind": kind, "times": times, "seconds": seconds}),
-        st.sampled_from(["error-before", "done-but-error", "down", "late", "partial", "twin", "lost-cancel"]),
+        st.sampled_from(_FAULTS),
         st.integers(1, 3),
         st.sampled_from([5.0, 25.0]),
+    ),
+    st.builds(
+        lambda kind, times: Event("fault", {"kind": kind, "times": times, "seconds": 0.2}),
+        st.sampled_from(["done-but-timeout", "slow"]),
+        st.integers(1, 3),
+    ),
+    st.builds(
+        lambda word, times: Event("fault", {"kind": "word", "word": word, "times": times}),
+        st.sampled_from(["ODD", "UNKNOWN"]),
+        st.integers(1, 3),
     ),
     st.builds(lambda away: Event("order", {"butler": away}), st.booleans()),
     st.builds(lambda group, what: Event("order", {what: [group]}), _group, st.sampled_from(["fail", "orphan"])),

@@ -56,7 +56,7 @@ def audit_job(site: str) -> AssetJob:
     return dg.define_asset_job(
         f"audit_{site}",
         selection=dg.AssetSelection.assets(audit_key(site)),
-        tags={tags.KIND: "audit", **_RETRIES},
+        tags={tags.KIND: "audit", **tags.place_at("audit", site), **_RETRIES},
         description=f"Audits {site}, and cancels workflows that were submitted twice.",
     )
 

@@ -65,6 +65,6 @@ def _job(stage: str, site: str, op: dg.OpDefinition) -> dg.JobDefinition:
     # In process: a batch costs one process, not two.
     return dg.GraphDefinition(name=f"{stage}_{site}", node_defs=[op]).to_job(
         executor_def=dg.in_process_executor,
-        tags={tags.KIND: stage, **tags.NO_RETRIES},
+        tags={tags.KIND: stage, **tags.place_at(stage, site), **tags.NO_RETRIES},
         description=op.description,
     )

@@ -27,6 +27,7 @@ __all__ = ["cm", "main"]
         "plan": ("cm_dagster.cli.plan:plan", "Show groups and what would be submitted; nothing is written."),
         "quanta": ("cm_dagster.cli.quanta:quanta", "Show the quanta of accepted groups, by step and task."),
         "schema": ("cm_dagster.cli.schema:schema", "Print the JSON schema of campaign or site files."),
+        "site": ("cm_dagster.cli.site:site", "Look at sites; stop them for a downtime, and start them again."),
         "status": ("cm_dagster.cli.status:status", "Show how far campaigns are, and what they wait for."),
         "step": ("cm_dagster.cli.step:step", "Have a step stop and go on."),
         "ui": ("cm_dagster.cli.demo:ui", "Start the web UI and the daemon on this machine."),
@@ -47,6 +48,7 @@ def cm() -> None:
     Environment: DAGSTER_HOME  folder with dagster.yaml, the same as the daemon's
                  CM_SITES      path of sites.yaml
                  CM_SITE       the site that this host works for, where sites.yaml has several
+                 CM_WORKSPACE  path of workspace.yaml; by default that in DAGSTER_HOME
                  CM_USER       name that decisions are recorded under; by default the account's
     """  # noqa: D301  (click wants the character \b)
 

@@ -25,8 +25,6 @@ __all__ = [
 
 _DAEMONS = ("SENSOR", "QUEUED_RUN_COORDINATOR", "BACKFILL")
 """Parts of Dagster's daemon without which campaigns do not move."""
-_SILENT = 180.0
-"""Seconds without a heartbeat (one comes each 30) after which a part of the daemon is taken to be dead."""
 _AHEAD = 60.0
 """Seconds from which on a sign of life in the future is no matter of clocks that differ a little."""
 _SQLITE_RUNS = 1000
@@ -120,10 +118,12 @@ def check_launcher(instance: dg.DagsterInstance) -> Iterator[Finding]:
 
 def check_daemon(instance: dg.DagsterInstance) -> Iterator[Finding]:
     """Check that the parts of Dagster's daemon that campaigns need are alive."""
+    from cm_dagster.ledger.pulse import DAEMON_DEAD
+
     beats = instance.get_daemon_heartbeats()
     now = time.time()
     ages = {name: now - beats[name].timestamp if name in beats else None for name in _DAEMONS}
-    dead = [f"{name.lower()} ({_ago(age)})" for name, age in ages.items() if age is None or age > _SILENT]
+    dead = [f"{name.lower()} ({_ago(age)})" for name, age in ages.items() if age is None or age > DAEMON_DEAD]
     if len(dead) == len(_DAEMONS):
         newest = min((age for age in ages.values() if age is not None), default=None)
         yield Finding("daemon", "fail", f"Dagster's daemon does not run (last sign of life: {_ago(newest)})", _START)

@@ -1,4 +1,4 @@
-"""Checks of the sites, for ``cm doctor``: site file, Butler, WMS, submit area."""
+"""Checks of the sites, for ``cm doctor`` and ``cm site doctor``: site file, services, code server, its sensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cm_dagster.cli.checks import Finding
-from cm_dagster.errors import ButlerError, SpecError, WmsError
+from cm_dagster.errors import ButlerError, LedgerError, SpecError, WmsError
 
 if TYPE_CHECKING:
+    import dagster as dg
+
     from cm_dagster.spec import Sites, SiteSpec
 
-__all__ = ["check_butler", "check_submit_area", "check_wms", "load"]
+__all__ = [
+    "check_butler",
+    "check_code_server",
+    "check_pool",
+    "check_shared",
+    "check_site_sensors",
+    "check_submit_area",
+    "check_wms",
+    "load",
+]
 
 
 def load() -> tuple[Sites | None, list[Finding]]:
@@ -83,3 +94,92 @@ def check_submit_area(name: str, site: SiteSpec) -> Iterator[Finding]:
         yield Finding(f"submit area {name}", "fail", f"{area}: {error.strerror or error}", advice)
     else:
         yield Finding(f"submit area {name}", "ok", f"{area} takes files, locks and links")
+
+
+def check_code_server(name: str) -> Iterator[Finding]:
+    """Check that a site's code server answers where Dagster's list of code locations has it.
+
+    The list is the file that ``CM_WORKSPACE`` names, else workspace.yaml in ``DAGSTER_HOME``.
+    """
+    from cm_dagster.ledger.locations import addresses, ping
+
+    check = f"code server {name}"
+    path = Path(os.environ.get("CM_WORKSPACE") or Path(os.environ.get("DAGSTER_HOME", ""), "workspace.yaml"))
+    if not path.exists():
+        text = f"it is not known where it is: there is no {path}"
+        yield Finding(check, "warn", text, "put the workspace.yaml of webserver and daemon there, or set CM_WORKSPACE")
+        return
+    try:
+        known = addresses(path)
+    except LedgerError as error:
+        yield Finding(check, "fail", error.cause, error.advice)
+        return
+    if name not in known:
+        text = f"{path} has no code location {name}: {', '.join(known) or 'none at all'}"
+        yield Finding(
+            check, "fail", text, "add it there, and restart webserver and daemon, which read it at their start"
+        )
+        return
+    host, port = known[name]
+    if wrong := ping(host, port):
+        advice = f"start it (`dagster code-server start`, with CM_SITE={name}), or look into its log"
+        yield Finding(check, "fail", f"{host}:{port} does not answer: {wrong}", advice)
+    else:
+        yield Finding(check, "ok", f"{host}:{port} answers")
+
+
+def check_shared(instance: dg.DagsterInstance) -> Iterator[Finding]:
+    """Check that Dagster's storage can be shared with the processes of other hosts."""
+    storage = type(instance.run_storage).__name__
+    if storage == "SqliteRunStorage":
+        text = "SQLite: all processes of all sites must be on this host"
+        yield Finding(
+            "storage", "warn", text, "take PostgreSQL (the block `storage` in dagster.yaml) for several hosts"
+        )
+    else:
+        yield Finding("storage", "ok", f"{storage}: one for all sites")
+
+
+def check_site_sensors(instance: dg.DagsterInstance, name: str, tick: float) -> Iterator[Finding]:
+    """Check that the sensors of a site are switched on, and how the latest tick of each went.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    name
+        Name of the site.
+    tick
+        Time between two looks of the site at its WMS, in seconds.
+    """
+    from cm_dagster.control.health import read_sites
+    from cm_dagster.ledger.pulse import read_ticks
+
+    ticks, check, page = read_ticks(instance, name), f"sensors {name}", "see its ticks in the web UI"
+    if not ticks:
+        text = f"no sensor of a code location {name} has ever run"
+        yield Finding(check, "fail", text, "start its code server, and look at Deployment in the web UI")
+        return
+    found = []
+    if silence := read_sites(instance, {name: tick})[name].silence:
+        found.append(Finding(check, "fail", str(silence), "start what is missing, or look into its log"))
+    for each in ticks:
+        if not each.on:
+            advice = "start it in the web UI unless it is to be stopped"
+            found.append(Finding(check, "warn", f"{each.sensor} is switched off", advice))
+        elif each.error:
+            found.append(Finding(check, "warn", f"the latest tick of {each.sensor} failed: {each.error}", page))
+    yield from found or [Finding(check, "ok", f"{len(ticks)} sensors, the latest tick of each went well")]
+
+
+def check_pool(instance: dg.DagsterInstance, name: str) -> Iterator[Finding]:
+    """Check that the pool of a site's submissions has a limit."""
+    from cm_dagster.ledger.pulse import pool_limit
+
+    pool = f"bps-submit/{name}"
+    limit = pool_limit(instance, pool)
+    if limit is None:
+        text = f"{pool} has no limit: up to 4 runs of `bps submit` at a time (dagster.yaml), on one host"
+        yield Finding(f"pool {name}", "warn", text, f"dagster instance concurrency set {pool} 2")
+    else:
+        yield Finding(f"pool {name}", "ok", f"{pool}: at most {limit} at a time")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["demo", "ui"]
 
 _SERVERS = {
-    "code": "code server, sensors and runs (bps submit among them)",
     "web": "webserver",
     "daemon": "daemon",
 }
@@ -78,7 +77,7 @@ def ui(folder: Path, port: int) -> None:
     from cm_dagster.local.servers import Servers, free_port
 
     deployment = Deployment(folder.absolute())
-    if not deployment.workspace.exists():
+    if not deployment.sites.exists():
         raise CmError(f"there is no demo in {folder}", advice="run `cm demo` (or `make demo`) first")
     with _stoppable(), Servers(deployment, port=port or free_port()) as servers:
         click.echo(f"{servers.url}  (Ctrl-C ends it)")
@@ -126,8 +125,12 @@ def _follow(made: Demo, timeout: float) -> CampaignView:
         click.echo(f"web UI: {servers.url}")
         with made.timed("campaign"):
             view = _until_end(instance, timeout)
-        made.timings += [Timing(f"  {_SERVERS[name]}", 0.0, cpu) for name, cpu in servers.cpu().items()]
+        made.timings += [Timing(f"  {_server(name)}", 0.0, cpu) for name, cpu in servers.cpu().items()]
         return view
+
+
+def _server(name: str) -> str:
+    return _SERVERS.get(name) or f"{name}: code server, sensors and runs (bps submit among them)"
 
 
 def _until_end(instance: dg.DagsterInstance, timeout: float) -> CampaignView:

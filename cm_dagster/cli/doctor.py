@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +15,10 @@ from cm_dagster.cli.root import EXIT_FAILURE
 from cm_dagster.cli.setting import home_folder, ledger
 from cm_dagster.errors import CmError
 
-__all__ = ["doctor", "findings"]
+if TYPE_CHECKING:
+    from cm_dagster.spec import SiteSpec
+
+__all__ = ["doctor", "findings", "report", "site_findings"]
 
 
 @click.command
@@ -23,12 +27,26 @@ def doctor(as_json: bool) -> None:
     """Check this installation, the deployment and the site, and say what to do about what is wrong.
 
     Looks at the interpreter, packages, Dagster's home, storage, run coordinator, run launcher, daemon and sensors, at
-    the site file, and at the Butler, the WMS and the submit area of the site that CM_SITE names (else of all sites).
+    the site file, and at the Butler, the WMS, the submit area and the code server of the site that CM_SITE names (else
+    of all sites).
     Nothing is changed. Exit code 1 if anything fails.
+    """
+    report(findings(), as_json=as_json)
+
+
+def report(made: Iterable[Finding], *, as_json: bool) -> None:
+    """Write what checks find, and exit with 1 if anything fails.
+
+    Parameters
+    ----------
+    made
+        The findings, as the checks are made.
+    as_json
+        Whether to write JSON.
     """
     found = []
     drawn = table("check", "", "what was found", whole=("check", ""))
-    for finding in findings():
+    for finding in made:
         found.append(finding)
         text = finding.message + (f"\nwhat to do: {finding.advice}" if finding.advice else "")
         drawn.add_row(finding.check, state_text(finding.level), text)
@@ -85,5 +103,33 @@ def _sites() -> Iterator[Finding]:
         return
     own = os.environ.get("CM_SITE")
     for name in [own] if own in sites.sites else sites.sites:
-        for check in (checks.check_butler, checks.check_wms, checks.check_submit_area):
-            yield from apart(f"{check.__name__} {name}", partial(check, name, sites.sites[name]))
+        yield from _services(name, sites.sites[name])
+
+
+def _services(name: str, spec: SiteSpec) -> Iterator[Finding]:
+    from cm_dagster.cli import checks_site as checks
+
+    for check in (checks.check_butler, checks.check_wms, checks.check_submit_area):
+        yield from apart(f"{check.__name__} {name}", partial(check, name, spec))
+    yield from apart("check_code_server", partial(checks.check_code_server, name))
+
+
+def site_findings(name: str, spec: SiteSpec) -> Iterator[Finding]:
+    """Make all checks of a site, one after the other.
+
+    Parameters
+    ----------
+    name
+        Name of the site.
+    spec
+        Its settings.
+    """
+    from cm_dagster.cli import checks_dagster
+    from cm_dagster.cli import checks_site as checks
+
+    yield from _services(name, spec)
+    with ledger() as instance:
+        yield from apart("check_daemon", partial(checks_dagster.check_daemon, instance))
+        yield from apart("check_shared", partial(checks.check_shared, instance))
+        yield from apart("check_site_sensors", partial(checks.check_site_sensors, instance, name, spec.tick))
+        yield from apart("check_pool", partial(checks.check_pool, instance, name))

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cm_dagster.cli.output import console, json_option, table, write_json
-from cm_dagster.cli.setting import known_sites, ledger, reason_option, sites_option, user
-from cm_dagster.errors import LedgerError
+from cm_dagster.cli.setting import known_sites, ledger, reason_option, site_named, sites_option, user
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -150,12 +149,7 @@ def _scope(
         raise click.UsageError("name one: --site NAME, --campaign NAME, or --campaign NAME --step NAME")
     if campaign:
         return Scope("campaign", campaign, step or ""), None
-    known = known_sites(sites_file)
-    if known is None:
-        raise click.UsageError("which sites there are is not known: give --sites FILE, or set CM_SITES")
-    if site not in known.sites:
-        raise LedgerError(f"there is no site {site!r}", advice=f"known sites: {', '.join(known.sites)}")
-    return Scope("site", site), known.sites[site]
+    return Scope("site", site or ""), site_named(sites_file, site or "")
 
 
 @limits.command("set", short_help="Set limits at run time.")

@@ -37,13 +37,17 @@ STYLES: Mapping[str, str] = {
     "gated": "yellow",
     "held": "yellow",
     "paused": "yellow",
+    "stopped": "yellow",
+    "up": "green",
+    "silent": "magenta",
+    "no WMS": "magenta",
     "warn": "yellow",
     "unknown": "magenta",
     "failed": "bold red",
     "blocked": "bold red",
     "fail": "bold red",
 }
-"""Colour of each state of groups, attempts, steps, campaigns and checks."""
+"""Colour of each state of groups, attempts, steps, campaigns, sites and checks."""
 
 _BAR = (
     # What is done grows from the left, what needs a person comes next, what is not begun is at the right.

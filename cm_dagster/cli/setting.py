@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,9 @@ from cm_dagster.errors import CmError, LedgerError
 if TYPE_CHECKING:
     import dagster as dg
 
-    from cm_dagster.spec import Sites
+    from cm_dagster.spec import Sites, SiteSpec
 
-__all__ = ["home_folder", "known_sites", "ledger", "reason_option", "sites_option", "user"]
+__all__ = ["home_folder", "known_sites", "ledger", "reason_option", "site_named", "site_specs", "sites_option", "user"]
 
 _STORAGE_HINT = "`cm doctor` says what is wrong with the storage; if it was a restart of its database, try again"
 
@@ -118,3 +118,32 @@ def known_sites(path: Path | None) -> Sites | None:
     from cm_dagster.spec import load_sites
 
     return None if path is None else load_sites(path)
+
+
+def site_named(path: Path | None, name: str) -> SiteSpec:
+    """Give a site of a site file.
+
+    Raises
+    ------
+    click.UsageError
+        If it is not known which sites there are.
+    LedgerError
+        If there is no such site.
+    """
+    known = known_sites(path)
+    if known is None:
+        raise click.UsageError("which sites there are is not known: give --sites FILE, or set CM_SITES")
+    if name not in known.sites:
+        raise LedgerError(f"there is no site {name!r}", advice=f"known sites: {', '.join(known.sites)}")
+    return known.sites[name]
+
+
+def site_specs() -> Mapping[str, SiteSpec] | None:
+    """Load the site file that ``CM_SITES`` names, for what is shown beside something else; None if it can't be read."""
+    path = os.environ.get("CM_SITES")
+    try:
+        known = known_sites(Path(path)) if path else None
+    except CmError as error:  # where campaigns stand is more than why something waits
+        click.echo(f"limits are not shown, since the site file can't be read: {error}", err=True)
+        known = None
+    return known.sites if known else None

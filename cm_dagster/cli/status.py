@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from cm_dagster.cli.output import STYLES, age, bar, console, json_option, state_text, table, write_json
-from cm_dagster.cli.setting import known_sites, ledger
-from cm_dagster.errors import CmError
+from cm_dagster.cli.setting import ledger, site_specs
 from cm_dagster.policy.states import GroupState
 
 if TYPE_CHECKING:
@@ -49,7 +46,7 @@ def status(name: str | None, watch: str | None, as_json: bool) -> None:
 
     \b
     The bar:  █ accepted   ▒ running   ░ queued or submitted   · planned
-              ✗ failed     ‖ held      ? unknown (the WMS does not answer)
+              ✗ failed     ‖ held      ? unknown (the WMS or the whole site does not answer)
 
     --json gives an object for one CAMPAIGN, a list without; with --watch an object or a list in each line.
     """  # noqa: D301  (click wants the character \b)
@@ -86,13 +83,7 @@ def _once(instance: dg.DagsterInstance, name: str | None, as_json: bool) -> None
 def _views(instance: dg.DagsterInstance, name: str | None) -> list[CampaignView]:
     from cm_dagster.control.overview import overview
 
-    path = os.environ.get("CM_SITES")
-    try:
-        known = known_sites(Path(path)) if path else None
-    except CmError as error:  # where campaigns stand is more than why something waits
-        click.echo(f"limits are not shown, since the site file can't be read: {error}", err=True)
-        known = None
-    return overview(instance, None if name is None else [name], known.sites if known else None)
+    return overview(instance, None if name is None else [name], site_specs())
 
 
 def _document(views: list[CampaignView], name: str | None) -> Any:
@@ -255,11 +246,17 @@ def _sites(view: CampaignView) -> Iterator[RenderableType]:
             twins = "1 twin" if len(site.alarms) == 1 else f"{len(site.alarms)} twins"
             text = f"ALARM: {twins} cancelled at site {site.site} in the last week; the latest was workflow {last.twin}"
             yield _coloured(f"{text} beside {last.own} ({last.workflow}), see run {last.run_id}", "bold red")
-        if not site.health.answers:
-            since = age(time.time() - site.health.since)
-            asked = f" (asked {site.health.asked} times)" if site.health.asked > 1 else ""
+        wms, silence = site.health.wms, site.health.silence
+        if site.health.downtime:
+            yield _coloured(f"site {site.site} is {site.health.downtime}", "yellow")
+        if silence:
+            since = age(time.time() - silence.since)
+            yield _coloured(f"site {site.site} is silent for {since}, what it has is unknown: {silence}", "magenta")
+        elif not wms.answers:
+            since = age(time.time() - wms.since)
+            asked = f" (asked {wms.asked} times)" if wms.asked > 1 else ""
             text = f"the WMS of site {site.site} has not answered for {since}{asked}; what it holds is unknown"
-            yield _coloured(f"{text}: {site.health.cause}", "magenta")
+            yield _coloured(f"{text}: {wms.cause}", "magenta")
 
 
 def _coloured(text: str, style: str) -> Text:

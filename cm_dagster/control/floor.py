@@ -9,6 +9,7 @@ from functools import cached_property
 
 import dagster as dg
 
+from cm_dagster.control.downtime import read_downtime
 from cm_dagster.control.health import read_health
 from cm_dagster.control.holding import Holding
 from cm_dagster.control.limits import limits, site_now
@@ -46,6 +47,7 @@ class Floor(Holding):
         self.busy = None if busy is None else frozenset(busy)
         self.limits = limits(site_now(instance, name, spec).limits)
         self.health = read_health(instance, [name])[name]
+        self.downtime = read_downtime(instance, name)
         self.open = self.index.open_at(name)
 
     @cached_property
@@ -107,7 +109,9 @@ class Floor(Holding):
         ahead
             How many times as many as its limit may be about to be built.
         """
-        return room(_ahead(self.limits, ahead), self.use, self.now) if self.health.answers else 0
+        if self.downtime is not None or not self.health.answers:
+            return 0
+        return room(_ahead(self.limits, ahead), self.use, self.now)
 
     def campaign_room(self, board: Board, ahead: int = 1) -> int:
         """How many groups more of a campaign may go, by its own limits."""
@@ -116,13 +120,16 @@ class Floor(Holding):
     def room_again(self, board: Board | None = None) -> int:
         """How many of those may be handed to the site once more that are in its hands already, without a workflow.
 
-        They hold their slots, so only what is built and submitted counts: now, not that they may be.
+        They hold their slots, so only what is built and submitted counts: now, not that they may be. In a downtime none
+        may: their workflows might be submitted only then.
 
         Parameters
         ----------
         board
             The campaign whose limits are asked for; None for those of the site.
         """
+        if self.downtime is not None:
+            return 0
         own = limits(board.campaign.now.limits) if board else self.limits
         use = self._own_use(board) if board else self.use
         only = Limits(per_hour=own.per_hour, building=own.building)
@@ -136,6 +143,8 @@ class Floor(Holding):
     @property
     def site_full(self) -> str:
         """Why the site takes no group now; empty if it takes some."""
+        if self.downtime is not None:
+            return f"site {self.name} is {self.downtime}; cm site start {self.name} --reason TEXT"
         if not self.health.answers:
             since = clock(self.health.since)
             return f"the WMS of site {self.name} has not answered since {since}: {self.health.cause}"

@@ -1,5 +1,6 @@
-"""Whether a site's WMS answers, and what its workflows were doing when it last did: one document per site.
+"""Whether a site's WMS and its code server answer, and what its workflows were doing when they last did.
 
+Of the WMS and of the workflows that is a document per site; of the code server it shows in the ticks of its sensors.
 Progress is kept here, not on the runs: it is written once a tick and only when something changed, however many
 workflows are in flight.
 """
@@ -13,11 +14,29 @@ from typing import Any
 
 import dagster as dg
 
+from cm_dagster.control.downtime import Downtime, read_downtime
+from cm_dagster.control.history import iso
 from cm_dagster.ledger import store
+from cm_dagster.ledger.pulse import DAEMON_DEAD, daemon_beat, read_heard
 from cm_dagster.policy.backoff import Wait
-from cm_dagster.policy.limits import remember
+from cm_dagster.policy.limits import clock, remember
 
-__all__ = ["Health", "Progress", "read_health", "read_progress", "write_health", "write_progress"]
+__all__ = [
+    "Health",
+    "Progress",
+    "Silence",
+    "SiteHealth",
+    "read_health",
+    "read_progress",
+    "read_sites",
+    "write_health",
+    "write_progress",
+]
+
+QUIET = 90.0
+"""Seconds without a tick after which a code server is taken to be away; of a site with long ticks it is three of them.
+"""
+_TICKS = 3
 
 
 @dataclass(frozen=True)
@@ -34,6 +53,39 @@ class Health:
     """Seconds since the epoch at which it was asked last, if in vain."""
     outages: Sequence[Sequence[float]] = field(default=(), compare=False)
     """Begin and end of its latest outages, in seconds since the epoch."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Nothing is heard of a site: what its groups do now is unknown."""
+
+    since: float
+    """Seconds since the epoch."""
+    what: str
+    """What is not heard of."""
+
+    def __str__(self) -> str:
+        return f"{self.what} since {clock(self.since)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {"since": iso(self.since), "cause": str(self)}
+
+
+@dataclass(frozen=True)
+class SiteHealth:
+    """What is known of a site as a whole."""
+
+    wms: Health = Health()
+    silence: Silence | None = None
+    """None if its code server is heard of."""
+    downtime: Downtime | None = None
+    """None if it is in no declared downtime."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is known what its groups do."""
+        return self.wms.answers and self.silence is None
 
 
 @dataclass(frozen=True)
@@ -59,6 +111,38 @@ def read_health(instance: dg.DagsterInstance, sites: Iterable[str]) -> dict[str,
     names = {f"health/{site}": site for site in sites}
     found = {names[key]: Health(**document) for key, document in store.get_many(instance, names).items()}
     return {site: found.get(site, Health()) for site in names.values()}
+
+
+def read_sites(instance: dg.DagsterInstance, ticks: Mapping[str, float]) -> dict[str, SiteHealth]:
+    """Read what is known of sites as a whole.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    ticks
+        Time between two looks of each site at its WMS, in seconds.
+    """
+    wms, silences = read_health(instance, ticks), _silences(instance, ticks)
+    return {site: SiteHealth(wms[site], silences.get(site), read_downtime(instance, site)) for site in ticks}
+
+
+def _silences(instance: dg.DagsterInstance, ticks: Mapping[str, float]) -> dict[str, Silence]:
+    """Find the sites of which nothing is heard."""
+    beat = daemon_beat(instance)
+    if beat is None:  # there never was a daemon here
+        return {}
+    if time.time() - beat > DAEMON_DEAD:
+        dead = Silence(beat, "Dagster's daemon, which has the sensors of all sites tick, has given no sign of life")
+        return dict.fromkeys(ticks, dead)
+    heard = read_heard(instance, [f"watch_{site}" for site in ticks])
+    return {
+        site: Silence(last, f"the code server of {site} has not been heard of")
+        for site, tick in ticks.items()
+        for last in [heard.get(f"watch_{site}", beat)]
+        # By the daemon's own last sign of life: one that has just died is not to be mistaken for all code servers.
+        if beat - last > max(_TICKS * tick, QUIET)
+    }
 
 
 def write_health(instance: dg.DagsterInstance, site: str, *, answers: bool, cause: str = "") -> Health:

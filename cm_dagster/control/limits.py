@@ -30,7 +30,8 @@ def site_now(instance: dg.DagsterInstance, name: str, spec: SiteSpec) -> SiteSpe
     LedgerError
         If what was set does not fit this release any more.
     """
-    values = {path: each.value for path, each in sites.read_overrides(instance, name).items()}
+    set_ = sites.read_overrides(instance, name)
+    values = {path: each.value for path, each in set_.items() if path != sites.STOP}
     try:
         return site_with(spec, values) if values else spec
     except (KeyError, ValidationError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from cm_dagster.control.floor import Floor
-from cm_dagster.control.health import Health, Progress, read_health, read_progress
+from cm_dagster.control.health import Progress, SiteHealth, read_progress, read_sites
 from cm_dagster.control.history import end_message, iso
 from cm_dagster.control.holding import Holding
 from cm_dagster.control.reasons import Action, count_of, failed_action, reason_for
@@ -28,7 +28,7 @@ from cm_dagster.policy.progress import CampaignState, StepFacts, StepState, camp
 from cm_dagster.policy.states import GroupState, State, group_state
 from cm_dagster.spec import SiteSpec
 
-__all__ = ["CampaignView", "Failure", "GroupView", "SiteView", "StepView", "groups_of", "overview"]
+__all__ = ["CampaignView", "Failure", "GroupView", "SiteView", "StepView", "groups_of", "overview", "tick_of"]
 
 _SHOWN = 20
 """Most groups of a step of which the cause of failure is looked up."""
@@ -128,22 +128,24 @@ class StepView:
 
 @dataclass(frozen=True)
 class SiteView:
-    """Whether the WMS of a site answers, and what must not happen but has."""
+    """Whether a site and its WMS answer, whether it is stopped, and what must not happen but has."""
 
     site: str
-    health: Health
+    health: SiteHealth
     alarms: tuple[Alarm, ...] = ()
     """Twins of workflows that there were lately, the oldest first."""
 
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON can hold it."""
-        since = iso(self.health.since) if self.health.since else None
+        wms, silence, downtime = self.health.wms, self.health.silence, self.health.downtime
         return {
             "site": self.site,
-            "answers": self.health.answers,
-            "since": since,
-            "cause": self.health.cause,
-            "asked": self.health.asked,
+            "answers": wms.answers,
+            "since": iso(wms.since) if wms.since else None,
+            "cause": wms.cause,
+            "asked": wms.asked,
+            "silent": silence.to_json() if silence else None,
+            "stopped": downtime.to_json() if downtime else None,
             "alarms": [alarm.to_json() for alarm in self.alarms],
         }
 
@@ -199,7 +201,7 @@ def overview(
     look = _Look(
         instance,
         index_of(instance),
-        read_health(instance, sites),
+        read_sites(instance, {site: tick_of(specs, site) for site in sites}),
         {run_id: entry for site in sites for run_id, entry in read_progress(instance, site).items()},
         read_alarms(instance, sites),
         {site: _holding(instance, site, (specs or {}).get(site)) for site in sites},
@@ -211,11 +213,16 @@ def _holding(instance: dg.DagsterInstance, site: str, spec: SiteSpec | None) -> 
     return Holding(instance, site) if spec is None else Floor(instance, site, spec)
 
 
+def tick_of(specs: Mapping[str, SiteSpec] | None, site: str) -> float:
+    """How often a site looks at its WMS, in seconds; the default where its settings are not known."""
+    return specs[site].tick if specs and site in specs else float(SiteSpec.model_fields["tick"].default)
+
+
 def groups_of(
     board: Board,
     step: str,
     index: AttemptIndex,
-    health: Mapping[str, Health] | None = None,
+    health: Mapping[str, SiteHealth] | None = None,
     decided: Mapping[str, Decided] | None = None,
 ) -> list[GroupView]:
     """List the groups of a step with their states, in order; none before it is planned.
@@ -229,7 +236,7 @@ def groups_of(
     index
         All attempts.
     health
-        Health of sites; where the WMS does not answer, what is in its hands is unknown.
+        Health of sites; where the WMS or the code server does not answer, what is in its hands is unknown.
     decided
         What is to come of decisions, by tag of the step; groups that it holds are shown as held.
     """
@@ -265,7 +272,7 @@ class _Look:
 
     instance: dg.DagsterInstance
     index: AttemptIndex
-    health: Mapping[str, Health]
+    health: Mapping[str, SiteHealth]
     progress: Mapping[str, Progress]
     alarms: Mapping[str, Sequence[Alarm]]
     holding: Mapping[str, Holding]
@@ -353,7 +360,8 @@ class _Look:
         found = []
         for site, number in waiting.items() if step in board.active else ():
             floor = self.holding[site]
-            full = isinstance(floor, Floor) and floor.health.answers and (floor.site_full or floor.campaign_full(board))
+            said = isinstance(floor, Floor) and (floor.downtime or floor.health.answers)
+            full = isinstance(floor, Floor) and said and (floor.site_full or floor.campaign_full(board))
             found += [f"{count_of(number, 'group')} to go: {full}"] if full else []
         return found
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cm_dagster.control.again import Failed, failed
-from cm_dagster.control.health import Health
+from cm_dagster.control.health import SiteHealth
 from cm_dagster.control.history import Cause, iso, retried_after
 from cm_dagster.control.steps import Board, accepted, collected_key, inputs_key, read_chained
 from cm_dagster.control.waiting import GroupWait, waits_text
@@ -107,7 +107,7 @@ def reason_for(
     *,
     needs: Mapping[str, StepState],
     action: Action | None,
-    deaf: Mapping[str, Health],
+    deaf: Mapping[str, SiteHealth],
     waits: Sequence[GroupWait] = (),
     holds: Sequence[str] = (),
 ) -> str:
@@ -128,7 +128,7 @@ def reason_for(
     action
         What is wrong with the run that it waits for.
     deaf
-        Sites whose WMS does not answer about groups in flight.
+        Sites of which it is not known what their groups in flight do.
     waits
         Groups that wait for something to pass.
     holds
@@ -157,7 +157,10 @@ def reason_for(
     return "; ".join([*parts, *holds, *_groups_text(board, step, facts)])
 
 
-def _deaf_text(site: str, health: Health) -> str:
+def _deaf_text(site: str, found: SiteHealth) -> str:
+    if found.silence is not None:  # what its WMS said is older
+        return f"what {site} has is unknown: {found.silence}"
+    health = found.wms
     asked = f" (asked {health.asked} times, last at {iso(health.last)})" if health.asked > 1 else ""
     return f"the WMS of {site} has not answered since {iso(health.since)}{asked}: {health.cause}"
 

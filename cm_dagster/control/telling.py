@@ -82,6 +82,6 @@ def _why(floor: Floor, board: Board, attempt: Attempt) -> tuple[str, str]:
         if not hold.lets(group, singly=True):
             return hold.news or hold.kind, hold.reason
     if floor.site_full:
-        return "site", floor.site_full
+        return "downtime" if floor.downtime else "site", floor.site_full
     full = floor.campaign_full(board)
     return ("campaign", full) if full else ("others", "there is not room for all; others go before it")

@@ -31,6 +31,7 @@ __all__ = [
     "WANT",
     "WMS_ID",
     "WORKFLOW",
+    "place_at",
 ]
 
 KIND: Final = "cm/kind"
@@ -71,6 +72,20 @@ RESTARTED: Final = ".dagster/cm_restarted"
 """How often the attempt's workflow was restarted, and when last (seconds since the epoch): ``NUMBER TIME``."""
 AGAIN: Final = ".dagster/cm_again"
 """How often what a run makes had failed before, since when, and when it is tried again should it fail once more."""
+
+
+def place_at(stage: str, site: str) -> dict[str, str]:
+    """Give the tag by which dagster.yaml limits the runs of a stage at a site: those of others do not count.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage, e.g. ``submit``.
+    site
+        Name of the site.
+    """
+    return {f".dagster/cm_{stage}": site}
+
 
 NO_RETRIES: Final = {"dagster/max_retries": "0"}
 """For runs that the sensors ask for again by themselves, after a while and with what is left to do."""

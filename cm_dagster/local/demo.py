@@ -109,16 +109,17 @@ class Demo:
     def stop(self) -> None:
         """End all processes of the demo that still run: its servers, its workflows."""
         stop_left_over(self.deployment)
-        if self.deployment.wms_home.exists():
-            os.environ.update(self.deployment.environment())
-            from cm_dagster.local.wms.shutdown import shutdown
+        from cm_dagster.local.wms.shutdown import shutdown
 
-            shutdown()
+        for site in self.deployment.names if self.deployment.sites.exists() else ():
+            if self.deployment.wms_home(site).exists():
+                os.environ.update(self.deployment.environment(site))
+                shutdown()
 
     def _sites(self) -> dict[str, Any]:
         local = {
             "butler": str(self.repo),
-            "submit_area": str(self.deployment.submit_area),
+            "submit_area": str(self.deployment.submit_area("local")),
             "wms": {"service": "cm_dagster.local.wms.LocalWmsService", "compute_site": "local", "settle": 5.0},
             "bps": {
                 "site": {"local": {"cores": 2, "warm": True, "preload": "cm_dagster.local.minidrp.tasks"}},
@@ -128,7 +129,7 @@ class Demo:
             },
             "tick": _TICK,
             "env": {
-                "CM_LOCAL_WMS_HOME": str(self.deployment.wms_home),
+                "CM_LOCAL_WMS_HOME": str(self.deployment.wms_home("local")),
                 "CM_MINIDRP_FAULTS": str(self.deployment.folder / "faults.json"),
                 "CM_MINIDRP_STATE": str(self.deployment.folder / "faults"),
             },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ __all__ = ["Deployment", "template"]
 
 
 def template(name: str) -> str:
-    """Read a file that a deployment starts from: ``dagster.yaml`` or ``workspace.yaml``."""
+    """Read a file that a deployment starts from, e.g. ``dagster.yaml``."""
     package = Path(__file__).parents[1]
     top = package.parent / name  # in a checkout; an installed package has its own copy
     return (top if top.exists() else package / "deployment" / name).read_text()
@@ -46,17 +47,20 @@ class Deployment:
         return self.folder / "logs"
 
     @property
-    def wms_home(self) -> Path:
-        """State of the local WMS."""
-        return self.folder / "wms"
+    def names(self) -> list[str]:
+        """Names of the sites, as the site file has them."""
+        return list(yaml.safe_load(self.sites.read_text())["sites"])
 
-    @property
-    def submit_area(self) -> Path:
-        """Submit directories and claims."""
-        return self.folder / "submit"
+    def wms_home(self, site: str) -> Path:
+        """State of a site's local WMS."""
+        return self.folder / "wms" / site
+
+    def submit_area(self, site: str) -> Path:
+        """Submit directories and claims of a site."""
+        return self.folder / "submit" / site
 
     def write(self, sites: dict[str, Any], *, dequeue_seconds: int = 10) -> None:
-        """Write all files of the deployment.
+        """Write the files of the deployment; the list of code locations is written when their servers start.
 
         Parameters
         ----------
@@ -65,23 +69,45 @@ class Deployment:
         dequeue_seconds
             How often Dagster looks at its run queue.
         """
-        for folder in (self.home, self.logs, self.wms_home, self.submit_area):
+        areas = [place(name) for name in sites["sites"] for place in (self.wms_home, self.submit_area)]
+        for folder in (self.home, self.logs, *areas):
             folder.mkdir(parents=True, exist_ok=True)
         instance = yaml.safe_load(template("dagster.yaml"))
         instance["run_coordinator"]["config"]["dequeue_interval_seconds"] = dequeue_seconds
         (self.home / "dagster.yaml").write_text(yaml.safe_dump(instance, sort_keys=False))
-        self.workspace.write_text(template("workspace.yaml"))
         self.sites.write_text(yaml.safe_dump(sites, sort_keys=False))
 
-    def environment(self) -> dict[str, str]:
-        """Environment of every process of the deployment."""
-        drop = {"PYTHONDONTWRITEBYTECODE", "CM_SITE"}
+    def write_workspace(self, ports: Mapping[str, int]) -> None:
+        """Write Dagster's list of code locations, one for each site and of its name.
+
+        Parameters
+        ----------
+        ports
+            Port of each site's code server on loopback.
+        """
+        servers = [
+            {"grpc_server": {"host": "127.0.0.1", "port": port, "location_name": site}} for site, port in ports.items()
+        ]
+        self.workspace.write_text(yaml.safe_dump({"load_from": servers}, sort_keys=False))
+
+    def environment(self, site: str = "") -> dict[str, str]:
+        """Environment of a process of the deployment.
+
+        Parameters
+        ----------
+        site
+            Name of the site that it works for; empty for a process that works for none (daemon, webserver), which knows
+            nothing of any site's WMS.
+        """
+        drop = {"PYTHONDONTWRITEBYTECODE", "CM_SITE", "CM_LOCAL_WMS_HOME"}
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        own = {"CM_SITE": site, "CM_LOCAL_WMS_HOME": str(self.wms_home(site))} if site else {}
         return {
             **{name: value for name, value in os.environ.items() if name not in drop},
             **threads,
             "DAGSTER_HOME": str(self.home),
             "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1",
             "CM_SITES": str(self.sites),
-            "CM_LOCAL_WMS_HOME": str(self.wms_home),
+            "CM_WORKSPACE": str(self.workspace),
+            **own,
         }

@@ -1,4 +1,4 @@
-"""The three servers of a small deployment (code server, webserver, daemon) as child processes."""
+"""The servers of a small deployment (a code server for each site, webserver, daemon) as child processes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from cm_dagster.errors import CmError
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.wms.process import alive, born, end_session, send, session
 
-__all__ = ["Servers", "free_port", "stop_left_over"]
+__all__ = ["Servers", "code_server", "free_port", "stop_left_over"]
 
 _STOP = 20.0
 """Seconds that a server gets to stop by itself."""
 _START = 120.0
 """Seconds that the webserver gets to answer."""
 _LOADED = """
-    {workspaceOrError {... on Workspace {locationEntries {loadStatus locationOrLoadError {
+    {workspaceOrError {... on Workspace {locationEntries {name loadStatus locationOrLoadError {
         __typename ... on PythonError {message}}}}}}
 """
 
@@ -48,8 +49,16 @@ class Servers:
     deployment: Deployment
     port: int = field(default_factory=free_port)
     """Port of the webserver."""
-    code_port: int = field(default_factory=free_port)
+    code_ports: dict[str, int] = field(default_factory=dict)
+    """Port of each site's code server; those that are not given are any free ones."""
+    extra: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What the environment of each site's code server has beside the usual, by site."""
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all servers, in the order in which they are started."""
+        return [*(code_server(site) for site in self.deployment.names), "web", "daemon"]
 
     @property
     def url(self) -> str:
@@ -58,8 +67,10 @@ class Servers:
 
     def __enter__(self) -> Self:
         stop_left_over(self.deployment)
+        self.code_ports = {site: self.code_ports.get(site) or free_port() for site in self.deployment.names}
+        self.deployment.write_workspace(self.code_ports)
         try:
-            for name in ("code", "web", "daemon"):
+            for name in self.names:
                 self.start(name)
             self.wait()
         except BaseException:
@@ -73,13 +84,13 @@ class Servers:
         self.stop_all()
 
     def start(self, name: str) -> None:
-        """Start one server: ``code``, ``web`` or ``daemon``."""
+        """Start one server: ``code-SITE``, ``web`` or ``daemon``."""
         with (self.deployment.logs / f"{name}.log").open("ab") as log:
             # A session of its own: Ctrl-C is for us alone, and we end what we started. Started from Python, so that
             # SIGINT is not ignored: Dagster copies its handler to SIGTERM.
             process = subprocess.Popen(
                 self._command(name),
-                env=self._environment(),
+                env=self._environment(name),
                 cwd=self.deployment.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -105,7 +116,7 @@ class Servers:
 
     def stop_all(self) -> None:
         """Stop all servers, the daemon first, so that nothing new is begun."""
-        for name in ("daemon", "web", "code"):
+        for name in reversed(self.names):
             if name in self.running:
                 self.stop(name)
         stop_left_over(self.deployment)
@@ -115,12 +126,12 @@ class Servers:
         return {name: sum(map(_cpu, session(process.pid))) for name, process in self.running.items()}
 
     def wait(self) -> None:
-        """Wait until the web UI answers with the code location loaded.
+        """Wait until the web UI answers with the code locations of all code servers that run loaded.
 
         Raises
         ------
         CmError
-            If a server ends, the code location does not load, or the UI does not come up in time.
+            If a server ends, a code location does not load, or the UI does not come up in time.
         """
         end = time.monotonic() + _START
         while not self._is_up():
@@ -140,32 +151,46 @@ class Servers:
                 entries = json.load(answer)["data"]["workspaceOrError"]["locationEntries"]
         except OSError:
             return False
-        found = [entry["locationOrLoadError"] or {} for entry in entries if entry["loadStatus"] == "LOADED"]
-        for location in found:
-            if location.get("__typename") == "PythonError":
-                if "DagsterUserCodeUnreachableError" in location["message"]:
-                    return False  # still starting
-                raise CmError(f"the code location does not load: {location['message'].strip()}")
-        return bool(found)
+        found = {entry["name"]: entry for entry in entries if code_server(entry["name"]) in self.running}
+        return len(found) == sum(map(self.running.__contains__, map(code_server, self.code_ports))) and all(
+            _is_loaded(name, entry) for name, entry in found.items()
+        )
 
     def _command(self, name: str) -> list[str]:
-        port, code = str(self.port), str(self.code_port)
         tools = Path(sys.executable).parent
+        if site := _site_of(name):
+            at = ["--host", "127.0.0.1", "--port", str(self.code_ports[site]), "--location-name", site]
+            return [str(tools / "dagster"), "code-server", "start", "-m", "cm_dagster.definitions", *at]
         workspace = ["-w", str(self.deployment.workspace)]
-        dagster = [str(tools / "dagster"), "code-server", "start", "--host", "127.0.0.1", "--port", code]
-        return {
-            "code": [*dagster, "-m", "cm_dagster.definitions", "--location-name", "cm_dagster"],
-            "web": [str(tools / "dagster-webserver"), *workspace, "--host", "127.0.0.1", "--port", port],
-            "daemon": [str(tools / "dagster-daemon"), "run", *workspace],
-        }[name]
+        if name == "web":
+            return [str(tools / "dagster-webserver"), *workspace, "--host", "127.0.0.1", "--port", str(self.port)]
+        return [str(tools / "dagster-daemon"), "run", *workspace]
 
-    def _environment(self) -> dict[str, str]:
-        address = {"CM_CODE_HOST": "127.0.0.1", "CM_CODE_PORT": str(self.code_port)}
-        return {**self.deployment.environment(), **address, "CM_CODE_SERVER": f"127.0.0.1:{self.code_port}"}
+    def _environment(self, name: str) -> dict[str, str]:
+        site = _site_of(name)
+        own = {"CM_CODE_SERVER": f"127.0.0.1:{self.code_ports[site]}", **self.extra.get(site, {})} if site else {}
+        return {**self.deployment.environment(site), **own}
 
     def _write_pids(self) -> None:
         known = {name: [process.pid, born(process.pid)] for name, process in self.running.items()}
         _pid_file(self.deployment).write_text(json.dumps(known))
+
+
+def code_server(site: str) -> str:
+    """Name the code server of a site."""
+    return f"code-{site}"
+
+
+def _site_of(name: str) -> str:
+    """Give the site of a code server; empty for another server."""
+    return name.removeprefix("code-") if name.startswith("code-") else ""
+
+
+def _is_loaded(site: str, entry: dict[str, Any]) -> bool:
+    location = entry["locationOrLoadError"] or {}
+    if location.get("__typename") == "PythonError" and "DagsterUserCodeUnreachableError" not in location["message"]:
+        raise CmError(f"the code location {site} does not load: {location['message'].strip()}")
+    return entry["loadStatus"] == "LOADED" and location.get("__typename") != "PythonError"  # else it still starts
 
 
 def _cpu(pid: int) -> float:

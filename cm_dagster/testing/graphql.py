@@ -76,12 +76,12 @@ class WebUi:
     url
         Address of the web UI.
     location
-        Name of the code location that launches and sensors belong to.
+        Name of the code location (the site) that launches and sensors belong to.
     user
         Who acts, as a proxy would tell in the header ``X-Forwarded-User``; empty for nobody.
     """
 
-    def __init__(self, url: str, *, location: str = "cm_dagster", user: str = "") -> None:
+    def __init__(self, url: str, *, location: str, user: str = "") -> None:
         self.url = url
         self.location = location
         self.user = user

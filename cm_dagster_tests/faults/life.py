@@ -38,7 +38,7 @@ from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.errors import ButlerError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.services.butler import ButlerService
-from cm_dagster_tests.faults.world import CAMPAIGN, LAST, World
+from cm_dagster_tests.faults.world import CAMPAIGN, LAST, SITE, World
 from cm_dagster_tests.quick_sqlite import spare_sqlite
 
 __all__ = ["HOST", "WORKER", "Death", "Life", "begin", "prepare_site", "repository"]
@@ -231,7 +231,7 @@ def _live(world: World, live: Callable[[Life], bool], death: Death | None) -> in
     target = LoadableTargetOrigin(
         executable_path=sys.executable, module_name="cm_dagster.definitions", attribute="defs"
     )
-    origin = InProcessCodeLocationOrigin(target, location_name="cm_dagster")
+    origin = InProcessCodeLocationOrigin(target, location_name=SITE)
     with dg.DagsterInstance.get() as instance:
         # Dagster opens an instance for each tick, at a tenth of a second each.
         setattr(dg.SensorEvaluationContext, "instance", property(lambda _: instance))  # noqa: B010

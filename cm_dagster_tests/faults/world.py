@@ -75,7 +75,7 @@ class World:
         shutil.copytree(templates.home, world.deployment.home)
         site = {
             "butler": str(world.repo),
-            "submit_area": str(world.deployment.submit_area),
+            "submit_area": str(world.deployment.submit_area(SITE)),
             "wms": {
                 "service": "cm_dagster.testing.fakewms.service.FakeWmsService",
                 "compute_site": "fake",

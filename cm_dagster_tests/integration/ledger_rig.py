@@ -229,7 +229,7 @@ def open_rig(
     deployment = Deployment(folder / "deployment")
     document = {
         "butler": str(folder / "repo"),
-        "submit_area": str(deployment.submit_area),
+        "submit_area": str(deployment.submit_area(SITE)),
         "wms": {"service": "cm_dagster.local.wms.LocalWmsService", "compute_site": "local", "settle": 0.0},
         **(site or {}),
     }
@@ -238,7 +238,7 @@ def open_rig(
     deployment.write({"sites": {SITE: document}})
     use_storage(deployment, storage)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in deployment.environment().items():
+        for name, value in deployment.environment(SITE).items():
             patch.setenv(name, value)
         patch.delenv("CM_SITE", raising=False)
         _forget()
@@ -250,7 +250,7 @@ def open_rig(
 def make_blank(folder: Path, storage: Mapping[str, Any] | None = None) -> Path:
     """Make the ``DAGSTER_HOME`` of an instance with nothing in it."""
     deployment = Deployment(folder)
-    deployment.write({})
+    deployment.write({"sites": {}})
     use_storage(deployment, storage)
     with dg.DagsterInstance.from_config(str(deployment.home)) as instance:
         instance.get_runs(limit=1)

@@ -7,17 +7,20 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from cm_dagster.control import downtime
 from cm_dagster.control.dispatch import look, why_group_waits, wishes
 from cm_dagster.control.floor import Floor
 from cm_dagster.control.health import write_health
 from cm_dagster.control.limits import change, reset
+from cm_dagster.control.queue import batches
 from cm_dagster.control.telling import tell
 from cm_dagster.ledger import attempts, campaigns, events, tags
 from cm_dagster.ledger.decisions import Answer, GroupHold, set_answer, set_hold
 from cm_dagster.plan.names import StepId
+from cm_dagster.services.wms import WmsState
 from cm_dagster.spec.limits import LimitsSpec, RampUp
 from cm_dagster.spec.overrides import Scope
-from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, make_spec
+from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, SUBMIT, Rig, make_spec
 
 NOW = 1_000_000_000.0
 OTHER = StepId("other", "step1", SITE)
@@ -368,3 +371,33 @@ def test_each_group_that_waits_says_why(rig: Rig) -> None:
     assert why(rig, "g0004") == (
         "it is held by anna since 2001-09-09 01:46 UTC: bad seeing; cm group release camp step1 g0004"
     )
+
+
+def test_a_stopped_site_takes_nothing_and_what_runs_goes_on(rig: Rig) -> None:
+    create(rig, 3)
+    flying, asked = rig.begin("g0000"), rig.queue("g0001")
+    lost = rig.queue("g0002")
+    events.start(rig.instance, rig.attempt(lost))  # its submission was interrupted, so its workflow may not exist
+    downtime.stop(rig.instance, SITE, user="anna", reason="new disks")
+    assert wanted(rig) == []
+    assert batches(rig.instance, rig.site, SUBMIT) == []
+    (why,) = reasons(rig)
+    assert why.startswith(f"site {SITE} is stopped since ")
+    assert why.endswith(f" by anna: new disks; cm site start {SITE} --reason TEXT")
+    outlook = look(rig.instance, rig.site)
+    board = outlook.floor.boards["camp"]
+    assert why_group_waits(outlook.floor, board, "step1", "g0001") == why
+    tell(rig.instance, outlook)
+    assert f"Waits: {why}." in rig.notes(asked)
+    rig.wms.set(rig.attempt(flying).wms_id, WmsState.SUCCEEDED)
+    assert "1" in rig.watch().summary  # it is asked for all the same
+    assert downtime.start(rig.instance, SITE, user="anna", reason="done") is not None
+    assert {run for batch in batches(rig.instance, rig.site, SUBMIT) for run in batch.run_ids} == {asked, lost}
+
+
+def test_a_downtime_ends_at_its_time(rig: Rig, clock: list[float]) -> None:
+    create(rig, 1)
+    downtime.stop(rig.instance, SITE, user="anna", reason="new disks", until=NOW + 60)
+    assert reasons(rig)[0].endswith("new disks (until 2001-09-09 01:47 UTC); cm site start here --reason TEXT")
+    clock[0] += 60
+    assert wanted(rig) == ["camp g0000.a01"]

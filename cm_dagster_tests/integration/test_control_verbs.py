@@ -155,8 +155,8 @@ def test_a_group_of_another_site_is_left_alone(step: Rig) -> None:
 
 def test_a_submit_area_that_can_not_be_used_is_said(step: Rig) -> None:
     step.fail("g0000")
-    step.restrict(submit_area=step.folder / "deployment/submit/camp")
-    (step.folder / "deployment/submit/camp").unlink(missing_ok=True)
+    step.restrict(submit_area=step.folder / "deployment/submit/here/camp")
+    (step.folder / "deployment/submit/here/camp").unlink(missing_ok=True)
     (step.site.area.parent).mkdir(exist_ok=True)
     step.site.area.write_text("a file in its place")
     assert "the submit area can't be used" in refused(step, Verb.RETRY)

@@ -56,7 +56,7 @@ def postgres_of_own() -> Iterator[PostgresServer]:
 def home(folder: Path, block: dict[str, Any]) -> Path:
     """Write a ``DAGSTER_HOME`` whose instance uses a storage."""
     deployment = Deployment(folder)
-    deployment.write({})
+    deployment.write({"sites": {}})
     path = deployment.home / "dagster.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "storage": block}))
     return deployment.home

@@ -13,7 +13,7 @@ from cm_dagster.ledger import campaigns
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.managed.campaign import CLASSES, GROUPS, big, faults_of, small
-from cm_dagster_tests.system.rig import Case, Rig, wms_rows
+from cm_dagster_tests.system.rig import SITE, Case, Rig, wms_rows
 from cm_dagster_tests.system.start import pooled, started
 
 _FAIL = {"task": "isr", "action": "raise"}
@@ -42,7 +42,7 @@ class Managed:
     def log(self) -> list[tuple[str, float, float]]:
         """What the WMS's own log says: name, start and end of each workflow, in seconds since the epoch."""
         query = "SELECT name, created, coalesce(ended, 1e12) FROM run ORDER BY created"
-        return [(name, begin, end) for name, begin, end in wms_rows(self.rig.deployment.wms_home, query)]
+        return [(name, begin, end) for name, begin, end in wms_rows(self.rig.deployment.wms_home(SITE), query)]
 
 
 @pytest.fixture(scope="package")

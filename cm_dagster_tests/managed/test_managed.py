@@ -12,7 +12,7 @@ from lsst.daf.butler import Butler
 
 from cm_dagster_tests.managed.campaign import CLASSES, GROUPS, IN_FLIGHT
 from cm_dagster_tests.managed.conftest import Managed
-from cm_dagster_tests.system.rig import PATIENCE, Case, wait_for
+from cm_dagster_tests.system.rig import PATIENCE, SITE, Case, wait_for
 
 
 def _wait(what: str, look: Callable[[], object]) -> None:
@@ -143,7 +143,7 @@ def test_more_memory_was_asked_for(managed: Managed) -> None:
     _done(case)
     first, second = (attempt.tags["cm/attempt"] for attempt in case.attempts(f"g{place:04d}"))
     assert (first, second) == ("1", "2")
-    folder = case.rig.deployment.submit_area / "big" / "step1" / f"g{place:04d}"
+    folder = case.rig.deployment.submit_area(SITE) / "big" / "step1" / f"g{place:04d}"
     (written,) = (folder / "a02").glob("bps.yaml")
     assert "requestMemory: 128" in written.read_text()
 

@@ -16,6 +16,7 @@ from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.faults.clock import Clock
 from cm_dagster_tests.outages.disk import SmallDisk
 from cm_dagster_tests.outages.stage import IN_FLIGHT, Figures, HousedServers, Long, Stage, Wms
+from cm_dagster_tests.system.rig import SITE
 from cm_dagster_tests.system.start import pooled, started
 
 _GROUPS = 18
@@ -34,10 +35,10 @@ _figures: list[Figures] = []
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """The deployment, with its services."""
     deployment = Deployment(tmp_path_factory.mktemp("outages"))
-    deployment.submit_area.mkdir(parents=True)
+    deployment.submit_area(SITE).mkdir(parents=True)
     with ExitStack() as stack:
         database, registry = stack.enter_context(PostgresServer()), stack.enter_context(PostgresServer())
-        disk = stack.enter_context(SmallDisk(deployment.submit_area, _MEGABYTES))
+        disk = stack.enter_context(SmallDisk(deployment.submit_area(SITE), _MEGABYTES))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PYTHONPATH", str(Path(__file__).with_name("shifted")), prepend=os.pathsep)
         patch.setenv("CM_TEST_CLOCK", str(deployment.folder / "clock"))
@@ -51,7 +52,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
                 servers=lambda made: HousedServers(made, disk=disk),
             )
         )
-        clock, wms = Clock(deployment.folder / "clock"), Wms(deployment.wms_home)
+        clock, wms = Clock(deployment.folder / "clock"), Wms(deployment.wms_home(SITE))
         rig = replace(rig, prefix=tuple(disk.prefix))
         yield Stage(rig, database, registry, disk, clock, wms, _figures)
 

@@ -92,7 +92,7 @@ class Wms:
     def away(self) -> Iterator[None]:
         """Have the WMS not answer: where its state was, there is something else. Its workflows go on."""
         home = self.home
-        self.home = home.with_name("wms.away")
+        self.home = home.with_name("away")
         home.rename(self.home)
         home.touch()
         try:

@@ -11,6 +11,7 @@ from lsst.daf.butler import Butler
 from cm_dagster.local.wms.process import born, send
 from cm_dagster.testing.graphql import GraphqlError
 from cm_dagster_tests.outages.stage import TICK, Long, wait
+from cm_dagster_tests.system.rig import CODE
 
 _AWAY = 20.0
 """Seconds for which a database is away, at least."""
@@ -87,7 +88,7 @@ def test_code_server(campaign: Long) -> None:
     rig = campaign.rig
     first = campaign.release()
     campaign.wait_for_submission()
-    rig.kill("code")
+    rig.kill(CODE)
     since = time.monotonic()
     second = campaign.release()
     wait("a workflow that ends meanwhile", lambda: campaign.has_ended(second))
@@ -95,7 +96,7 @@ def test_code_server(campaign: Long) -> None:
     campaign.assert_truth(loaded=False)
     time.sleep(TICK)
     away = time.monotonic() - since
-    rig.revive("code")
+    rig.revive(CODE)
     campaign.recover("code server", away, lambda: campaign.is_accepted(first, second))
 
 

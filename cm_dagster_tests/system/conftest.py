@@ -22,7 +22,7 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 @pytest.fixture(autouse=True)
 def _ready(rig: Rig, request: pytest.FixtureRequest) -> None:
     """Start the servers that a former test left dead, and what runs by itself if any test asks for it."""
-    missing = [name for name in ("code", "web", "daemon") if name not in rig.servers.running]
+    missing = [name for name in rig.servers.names if name not in rig.servers.running]
     if missing:
         rig.revive(*missing)
     if any("unattended" in item.fixturenames for item in request.session.items if isinstance(item, pytest.Function)):

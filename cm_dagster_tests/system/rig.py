@@ -31,6 +31,10 @@ from cm_dagster.services.wms import WmsClient, WorkflowReport
 from cm_dagster.spec import CampaignSpec, load_campaign, load_sites
 from cm_dagster.testing.graphql import Launched, Partitions, Run, WebUi
 
+SITE = "local"
+"""Name of the site."""
+CODE = f"code-{SITE}"
+"""Name of its code server."""
 PATIENCE = 180.0
 """Seconds that anything may take that comes by itself; on a quiet machine it takes a tenth of that."""
 MONITORING = 2
@@ -78,13 +82,12 @@ class Rig:
     @property
     def ui(self) -> WebUi:
         """The web UI, as a pilot sees it."""
-        return WebUi(self.servers.url, user="pilot")
+        return WebUi(self.servers.url, location=SITE, user="pilot")
 
     def program(self, *words: str | Path, code: int | None = 0, **environment: str) -> str:
         """Run a program of this environment in the deployment, and give its output; None is any exit code."""
         command = [*self.prefix, str(_TOOLS / words[0]), *map(str, words[1:])]
-        address = {"CM_CODE_HOST": "127.0.0.1", "CM_CODE_PORT": str(self.servers.code_port)}
-        environment = {**self.deployment.environment(), **address, "COLUMNS": "200", **environment}
+        environment = {**self.deployment.environment(SITE), "COLUMNS": "200", **environment}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert code in (None, done.returncode), f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -134,7 +137,7 @@ class Rig:
                 "where": f"{self.survey.where} AND visit IN ({listed})",
             },
             "pipeline": str(PIPELINE),
-            "sites": "local",
+            "sites": SITE,
             "bps": {"environment": {"CM_MINIDRP_FAULTS": str(case.faults_file)}},
             "steps": chosen,
         }
@@ -210,9 +213,9 @@ class Case:
         wait_for(f"the end of {self.name}", lambda: self.view().state == "done", 2 * PATIENCE)
 
     def step(self, step: str) -> StepId:
-        return StepId(self.name, step, "local")
+        return StepId(self.name, step, SITE)
 
-    def key(self, step: str = "step1", stage: str = "local") -> tuple[str, str, str]:
+    def key(self, step: str = "step1", stage: str = SITE) -> tuple[str, str, str]:
         """Asset key of a step's groups, or of its ``inputs`` or ``collected``."""
         return (self.name, step, stage)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cm_dagster.local.survey import Survey, make_synthetic_survey
 from cm_dagster.local.wms.shutdown import shutdown
 from cm_dagster.services.wms import WmsClient
 from cm_dagster.testing.postgres import PostgresServer
-from cm_dagster_tests.system.rig import MONITORING, TICK, Rig
+from cm_dagster_tests.system.rig import MONITORING, SITE, TICK, Rig
 
 __all__ = ["pooled", "started"]
 
@@ -41,6 +41,7 @@ def started(
     registry: str | None = None,
     storage: Mapping[str, Any] | None = None,
     site: Mapping[str, Any] | None = None,
+    also: Sequence[str] = (),
     servers: Callable[[Deployment], Servers] = Servers,
 ) -> Iterator[Rig]:
     """Make a survey and the files of a deployment, and start its servers.
@@ -57,23 +58,28 @@ def started(
         Settings ``storage`` of dagster.yaml; by default SQLite.
     site
         Further settings of the site.
+    also
+        Names of further sites, of the same Butler.
     servers
         Makes the servers.
     """
     survey = make_synthetic_survey(
         deployment.folder / "repo", visits=visits, detectors=1, tracts=1, patches=1, db_url=registry
     )
-    deployment.write({"sites": {"local": {**_site(deployment, survey), **(site or {})}}}, dequeue_seconds=1)
+    sites = {name: {**_site(deployment, survey, name), **(site or {})} for name in (SITE, *also)}
+    sites[SITE]["home"] = True
+    deployment.write({"sites": sites}, dequeue_seconds=1)
     _set_up_instance(deployment, storage)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in deployment.environment().items():
+        for name, value in deployment.environment(SITE).items():
             patch.setenv(name, value)
-        patch.delenv("CM_SITE", raising=False)
         try:
             with _instance() as instance, servers(deployment) as running:
                 yield Rig(deployment, survey, running, WmsClient(_SERVICE), instance)
         finally:
-            shutdown()
+            for name in sites:
+                patch.setenv("CM_LOCAL_WMS_HOME", str(deployment.wms_home(name)))
+                shutdown()
             left = _end_left_over(deployment.folder)
     assert not left, f"processes were left behind: {left}"
 
@@ -88,10 +94,10 @@ def _instance() -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def _site(deployment: Deployment, survey: Survey) -> dict[str, Any]:
+def _site(deployment: Deployment, survey: Survey, name: str) -> dict[str, Any]:
     return {
         "butler": str(survey.root),
-        "submit_area": str(deployment.submit_area),
+        "submit_area": str(deployment.submit_area(name)),
         "wms": {"service": _SERVICE, "compute_site": "local", "settle": 3.0},
         "bps": {
             # Sleeping jobs hold cores without using them, so there are more than the machine has.
@@ -101,7 +107,7 @@ def _site(deployment: Deployment, survey: Survey) -> dict[str, Any]:
             "finalJob": {"requestMemory": 2048},
         },
         "tick": TICK,
-        "env": {"CM_LOCAL_WMS_HOME": str(deployment.wms_home)},
+        "env": {"CM_LOCAL_WMS_HOME": str(deployment.wms_home(name))},
     }
 
 

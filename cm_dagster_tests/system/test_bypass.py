@@ -9,7 +9,7 @@ import dagster as dg
 from cm_dagster.ledger import campaigns
 from cm_dagster.ledger.plans import Plan, save_plan
 from cm_dagster.plan.groups import Group
-from cm_dagster_tests.system.rig import Case, Rig
+from cm_dagster_tests.system.rig import SITE, Case, Rig
 
 _REASON = "A workflow is run by BPS, never by a Dagster worker, and this run has reached one, so nothing was submitted."
 
@@ -26,7 +26,7 @@ def _check_refused(case: Case, instance: dg.DagsterInstance, output: str) -> Non
     own = [run.status for run in runs if run.asset_selection == {dg.AssetKey(case.key())}]
     assert own == [dg.DagsterRunStatus.FAILURE]
     assert not case.submitted()
-    assert not (case.rig.deployment.submit_area / case.name).exists()
+    assert not (case.rig.deployment.submit_area(SITE) / case.name).exists()
 
 
 def test_instance_without_our_coordinator_says_so(rig: Rig) -> None:

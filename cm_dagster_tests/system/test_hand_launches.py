@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cm_dagster.testing.graphql import Backfill, Launched, Run
-from cm_dagster_tests.system.rig import Case, Rig, wait_for
+from cm_dagster_tests.system.rig import SITE, Case, Rig, wait_for
 
 # Visit n is that of group g000(n - 1).
 _CURABLE = {"task": "calibrateImage", "where": "visit=5", "action": "raise", "message": "no stars at all"}
@@ -56,7 +56,7 @@ def hands(rig: Rig) -> Hands:
 
 
 def _job_backfill(case: Case, group: str) -> None:
-    where = ("-w", case.rig.deployment.workspace, "-l", "cm_dagster", "-r", "__repository__")
+    where = ("-w", case.rig.deployment.workspace, "-l", SITE, "-r", "__repository__")
     what = ("-j", case.step("step1").job, "--partitions", group, "--noprompt")
     case.rig.program("dagster", "job", "backfill", *where, *what)
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from cm_dagster.local.wms import store
 from cm_dagster.local.wms.process import end_session
-from cm_dagster_tests.system.rig import TICKS, Case, Rig, wait_for
+from cm_dagster_tests.system.rig import CODE, SITE, TICKS, Case, Rig, wait_for
 
 _SLEEP_ONCE = {"task": "isr", "where": "exposure=1", "action": "sleep", "seconds": 3600, "times": 1}
 
@@ -23,17 +23,17 @@ def test_campaign_survives_the_death_of_its_servers(rig: Rig) -> None:
     rig.kill("web")
     rig.revive("daemon", "web")
     _soon("a submission under way", lambda: _submitting(case))
-    rig.kill("code")  # and with it the process that submits
-    rig.revive("code")
+    rig.kill(CODE)  # and with it the process that submits
+    rig.revive(CODE)
     _soon("a workflow at the WMS", lambda: bool(case.submitted()))
     rig.kill("daemon")
     wait_for("the end of all workflows", lambda: _ended(case) == 3 or not _all_there(case))
     rig.revive("daemon")
     _soon("the second step", lambda: bool(case.runs("step2")))
     rig.kill("web")
-    rig.kill("code")
+    rig.kill(CODE)
     rig.kill("daemon")
-    rig.revive("code", "web", "daemon")
+    rig.revive(CODE, "web", "daemon")
     case.wait_until_done()
     assert case.submitted() == {"g0000.a01": 1, "g0001.a01": 1, "g0002.a01": 1}
     assert case.submitted("step2") == {"g0000.a01": 1}
@@ -70,7 +70,7 @@ def _soon(what: str, look: Callable[[], bool]) -> None:
 
 def _submitting(case: Case) -> bool:
     """Whether a claim is made of which no workflow is recorded."""
-    claims = case.rig.deployment.submit_area / case.name / "step1" / "g0000" / "claims"
+    claims = case.rig.deployment.submit_area(SITE) / case.name / "step1" / "g0000" / "claims"
     return (claims / "a01").exists() and not (claims / "a01.json").exists()
 
 
@@ -86,8 +86,8 @@ def _all_there(case: Case) -> bool:
 @contextmanager
 def _wms_away(rig: Rig) -> Iterator[None]:
     """Have the WMS not answer: where its state was, there is something else."""
-    home = rig.deployment.wms_home
-    away = home.with_name("wms.away")
+    home = rig.deployment.wms_home(SITE)
+    away = home.with_name("away")
     home.rename(away)
     home.touch()
     try:

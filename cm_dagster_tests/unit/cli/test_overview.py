@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cm_dagster.control.health import Health, write_health, write_progress
+from cm_dagster.control.health import Health, Silence, SiteHealth, write_health, write_progress
 from cm_dagster.control.overview import StepView, groups_of, overview
 from cm_dagster.control.steps import Board, collected_key, inputs_key
 from cm_dagster.errors import ButlerError, LedgerError
@@ -69,7 +69,9 @@ def test_counts_always_add_up(groups: list[tuple[str, list[State]]], deaf: set[s
     gone = StepId("rc2", "step1", "east")
     attempts += [attempt(AttemptId(gone, f"g9{place:03d}", 1), State.RUNNING) for place in range(strays)]
     board = Board(Campaign(SPEC, started=True), {"step1": Plan("rc2", "step1", tuple(made))})
-    health = {site: Health(answers=site not in deaf) for site in ("east", "west")}
+    silent, deaf_wms = Silence(1.0, "nothing is heard of it"), Health(answers=False)
+    kinds = {"east": SiteHealth(silence=silent), "west": SiteHealth(deaf_wms)}
+    health = {site: kinds[site] if site in deaf else SiteHealth() for site in ("east", "west")}
 
     views = groups_of(board, "step1", Index(attempts), health)
 

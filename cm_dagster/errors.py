@@ -8,6 +8,7 @@
     │   └── NoInputsError    the step's inputs hold no (or too few) data
     ├── ServiceError         an outside service
     │   ├── ButlerError
+    │   ├── TransferError    data did not come from one site to another
     │   ├── WmsError
     │   └── SubmitError      `bps submit` did not make a workflow
     │       ├── EmptyGraphError    the quantum graph is empty: the query matches nothing
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 __all__ = [
     "ButlerError",
@@ -33,10 +35,15 @@ __all__ = [
     "NothingToDoError",
     "PlanError",
     "ServiceError",
+    "Side",
     "SpecError",
     "SubmitError",
+    "TransferError",
     "WmsError",
 ]
+
+Side = Literal["source", "target", ""]
+"""One end of a transfer; empty if it is not known which."""
 
 
 class CmError(Exception):
@@ -141,6 +148,36 @@ class ButlerError(ServiceError):
     """A Butler repository could not be read or written."""
 
     code = "butler"
+
+
+class TransferError(ServiceError):
+    """Data did not come, or not all of them, from one site's repository to another's.
+
+    Parameters
+    ----------
+    cause, advice, transient
+        As of `CmError`.
+    side
+        Where the fault lies, if that is known: ``source`` or ``target``.
+    faults
+        What is wrong with each parcel that failed by itself, by the parcel's name, where all others were delivered;
+        empty if the transfer ended before all were tried.
+    """
+
+    code = "transfer"
+
+    def __init__(
+        self,
+        cause: str,
+        *,
+        advice: str = "",
+        transient: bool = False,
+        side: Side = "",
+        faults: Mapping[str, TransferError] | None = None,
+    ) -> None:
+        self.side: Side = side
+        self.faults: Mapping[str, TransferError] = faults or {}
+        super().__init__(cause, advice=advice, transient=transient)
 
 
 class WmsError(ServiceError):

@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,12 +22,13 @@ from cm_dagster.local.survey_raws import RawFiles, ingest_raws
 from cm_dagster.local.survey_records import (
     SYNTHETIC,
     SyntheticSky,
+    copy_records,
     derive_exposures,
     import_hsc_records,
     tile_tracts,
 )
 
-__all__ = ["HSC", "Survey", "make_hsc_survey", "make_synthetic_survey"]
+__all__ = ["HSC", "Survey", "copy_survey", "make_hsc_survey", "make_synthetic_survey"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def make_hsc_survey(root: Path, *, patches: int = 4) -> Survey:
         ingest_raws(butler, instrument, RawFiles.EACH)
         _chain_defaults(butler, survey)
 
-    _build(survey.root, Config(), fill)
+    _build(survey.root, lambda repo: _fill(repo, fill))
     return survey
 
 
@@ -122,10 +123,6 @@ def make_synthetic_survey(
     """
     sky = SyntheticSky(visits, detectors, tracts, patches, visits_per_night)
     survey = Survey(root.absolute(), SYNTHETIC.instrument, SYNTHETIC.skymap, f"{SYNTHETIC.instrument}/defaults")
-    config = Config()
-    if db_url is not None:
-        config["registry", "db"] = db_url
-        config["registry", "namespace"] = f"survey_{uuid4().hex[:12]}"
 
     def fill(butler: Butler) -> None:
         sky.insert(butler)
@@ -133,8 +130,46 @@ def make_synthetic_survey(
             ingest_raws(butler, survey.instrument, raws)
         _chain_defaults(butler, survey)
 
-    _build(survey.root, config, fill)
+    _build(survey.root, lambda repo: _fill(repo, fill, db_url))
     return survey
+
+
+def copy_survey(survey: Survey, root: Path, *, db_url: str | None = None) -> Survey:
+    """Make a repository for another site that holds the same survey, unless it is there.
+
+    Parameters
+    ----------
+    survey
+        The survey. It is as it was made: what campaigns have put into it is not for the other site.
+    root
+        Folder of the repository to be.
+    db_url
+        As of `make_synthetic_survey`.
+
+    Returns
+    -------
+    copy
+        The same records, the same raws with the same UUIDs, and the same chain.
+
+    Raises
+    ------
+    ButlerError
+        If there is something else at ``root``.
+    """
+    copy = replace(survey, root=root.absolute())
+
+    def fill(butler: Butler) -> None:
+        with Butler.from_config(str(survey.root), writeable=False) as source:
+            copy_records(source, butler)
+            raws = source.query_datasets("raw", survey.defaults, limit=None, explain=False)
+            butler.transfer_from(source, raws, transfer="copy", register_dataset_types=True)
+        _chain_defaults(butler, copy)
+
+    if db_url is None and (survey.root / "gen3.sqlite3").exists():
+        _build(copy.root, lambda repo: shutil.copytree(survey.root, repo))
+    else:
+        _build(copy.root, lambda repo: _fill(repo, fill, db_url))
+    return copy
 
 
 def _chain_defaults(butler: Butler, survey: Survey) -> None:
@@ -144,7 +179,18 @@ def _chain_defaults(butler: Butler, survey: Survey) -> None:
     butler.collections.redefine_chain(survey.defaults, sorted(runs))
 
 
-def _build(root: Path, config: Config, fill: Callable[[Butler], None]) -> None:
+def _fill(repo: Path, fill: Callable[[Butler], None], db_url: str | None = None) -> None:
+    """Make a repository with what there is to be in it."""
+    config = Config()
+    if db_url is not None:
+        config["registry", "db"] = db_url
+        config["registry", "namespace"] = f"survey_{uuid4().hex[:12]}"
+    Butler.makeRepo(str(repo), config=config)
+    with Butler.from_config(str(repo), writeable=True) as butler:
+        fill(butler)
+
+
+def _build(root: Path, make: Callable[[Path], object]) -> None:
     """Make the repository beside its place and move it there, one process at a time."""
     root.parent.mkdir(parents=True, exist_ok=True)
     lock = os.open(root.parent / f".{root.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
@@ -159,9 +205,7 @@ def _build(root: Path, config: Config, fill: Callable[[Butler], None]) -> None:
         partial = root.parent / f".{root.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         repo = partial / "repo"  # the Butler takes a folder whose name has a suffix for a file
-        Butler.makeRepo(str(repo), config=config)
-        with Butler.from_config(str(repo), writeable=True) as butler:
-            fill(butler)
+        make(repo)
         repo.rename(root)
         partial.rmdir()
     finally:

@@ -22,7 +22,7 @@ import yaml
 from lsst.daf.butler import Butler, Timespan
 from lsst.sphgeom import ConvexPolygon, LonLat, UnitVector3d
 
-__all__ = ["SYNTHETIC", "SyntheticSky", "derive_exposures", "import_hsc_records", "tile_tracts"]
+__all__ = ["SYNTHETIC", "SyntheticSky", "copy_records", "derive_exposures", "import_hsc_records", "tile_tracts"]
 
 Record = dict[str, Any]
 
@@ -47,6 +47,23 @@ def import_hsc_records(butler: Butler) -> None:
         # The files also register a skyMap dataset whose file is not shipped; only the records are wanted.
         entries.value = [entry for entry in entries.value if _entry_type(entry) == "dimension"]
         butler.import_(filename=io.StringIO(yaml.serialize(document)), format="yaml", without_datastore=True)
+
+
+def copy_records(source: Butler, target: Butler) -> None:
+    """Copy all dimension records of a repository.
+
+    Parameters
+    ----------
+    source
+        Butler that has them.
+    target
+        Writeable Butler without them.
+    """
+    universe = source.dimensions
+    with target.transaction():
+        for element in universe.sorted(one for one in universe.elements if one.has_own_table):
+            records = source.query_dimension_records(element.name, limit=None, explain=False)
+            target.registry.insertDimensionData(element.name, *records)
 
 
 def _entry_type(entry: yaml.MappingNode) -> str:

@@ -103,15 +103,17 @@ class ButlerService:
         with translated(self.repo, doing):
             yield butler
 
-    def session(self, doing: str) -> AbstractContextManager[Butler]:
-        """Give a read-only Butler for questions that have no method here.
+    def session(self, doing: str, *, writeable: bool = False) -> AbstractContextManager[Butler]:
+        """Give a Butler for what has no method here.
 
         Parameters
         ----------
         doing
-            What is asked, for the message of an error, e.g. ``looking up what step1 reads``.
+            What is done, for the message of an error, e.g. ``looking up what step1 reads``.
+        writeable
+            Whether it may write.
         """
-        return self._butler(doing)
+        return self._butler(doing, writeable=writeable)
 
     def shape(self, dimension: str) -> Shape:
         """Describe a dimension.

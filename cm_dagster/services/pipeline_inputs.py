@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from cm_dagster.services.butler import ButlerService
+
 if TYPE_CHECKING:
     from lsst.daf.butler import Butler, DatasetType
 
-__all__ = ["Reads", "UnreadablePipeline", "read_inputs"]
+__all__ = ["Reads", "UnreadablePipeline", "read_inputs", "types_read"]
 
 _LONGEST = 300
 """Characters of a cause that are shown: importing tasks can fail with a page of text."""
@@ -77,6 +79,35 @@ def read_inputs(butler: Butler, uri: str) -> PipelineInputs:
         raise UnreadablePipeline(f"{type(error).__name__}: {text}") from error
     reads = [_reads(graph, name, node) for name, node in graph.iter_overall_inputs()]
     return PipelineInputs(len(graph.tasks), tuple(sorted(reads, key=lambda one: (one.prerequisite, one.name))))
+
+
+def types_read(butler: ButlerService, uri: str) -> tuple[str, ...] | None:
+    """Name the dataset types that a pipeline reads from outside, prerequisites and what tasks are set up with too.
+
+    Parameters
+    ----------
+    butler
+        The repository, whose dataset types count.
+    uri
+        Path or URI, with ``#subset`` where only a part is meant.
+
+    Returns
+    -------
+    types
+        Names of whole dataset types, also where only a component is read; None if the pipeline can't be read here.
+
+    Raises
+    ------
+    ButlerError
+        If the repository can't be asked.
+    """
+    with butler.session(f"looking up what {uri} reads") as session:
+        try:
+            found = read_inputs(session, uri)
+        except UnreadablePipeline:
+            return None
+    # The graph's nodes are whole types: a component that is read is told by the edge alone.
+    return tuple(sorted(one.name for one in found.reads))
 
 
 def _graph(uri: str) -> Any:

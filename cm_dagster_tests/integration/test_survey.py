@@ -14,8 +14,9 @@ import pytest
 from lsst.daf.butler import Butler
 
 from cm_dagster.errors import ButlerError
-from cm_dagster.local.survey import Survey, make_hsc_survey, make_synthetic_survey
+from cm_dagster.local.survey import Survey, copy_survey, make_hsc_survey, make_synthetic_survey
 from cm_dagster.local.survey_raws import RawFiles
+from cm_dagster.testing.postgres import PostgresServer
 
 
 def test_hsc_survey_holds_the_real_records(hsc_template: Survey) -> None:
@@ -112,3 +113,34 @@ def test_synthetic_surveys_are_alike(tmp_path: Path) -> None:
             records.append(butler.query_dimension_records("visit", where=survey.where))
         shutil.rmtree(survey.root)
     assert records[0] == records[1]
+
+
+@pytest.mark.parametrize("db", ["sqlite", "postgres"])
+def test_another_site_holds_the_same_survey(
+    hsc_template: Survey, tmp_path: Path, db: str, request: pytest.FixtureRequest
+) -> None:
+    url = None
+    if db == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        url = server.create("another_site", extensions=["btree_gist"]).url
+    copy = copy_survey(hsc_template, tmp_path / "site", db_url=url)
+    assert (copy.root, copy.where, copy.defaults) == (tmp_path / "site", hsc_template.where, hsc_template.defaults)
+    assert _content(copy) == _content(hsc_template)
+    assert copy_survey(hsc_template, tmp_path / "site", db_url=url) == copy
+    # A copy of what is not SQLite is one as well.
+    again = copy_survey(copy, tmp_path / "third")
+    assert (again.root / "gen3.sqlite3").exists()
+    assert _content(again) == _content(hsc_template)
+
+
+def _content(survey: Survey) -> object:
+    """What a repository holds: raws with what is in them, chain, and records of all kinds."""
+    with Butler.from_config(str(survey.root)) as butler:
+        raws = butler.query_datasets("raw", survey.defaults, limit=None)
+        elements = [element.name for element in butler.dimensions.elements if element.has_own_table]
+        records = {
+            name: {record.dataId: record for record in butler.query_dimension_records(name, limit=None, explain=False)}
+            for name in elements
+        }
+        children = butler.collections.get_info(survey.defaults).children
+        return {ref.id: (ref.dataId, butler.get(ref)) for ref in raws}, records, children

@@ -25,8 +25,8 @@ _MOST = 20
 def tell(instance: dg.DagsterInstance, outlook: Outlook) -> None:
     """Say what is news.
 
-    Of a step at the site, what holds it, or that it goes on. Of an attempt in the queue that a person asked for singly,
-    why it does not go: once for each cause, not each time a number in it changes.
+    Of a step at the site, what holds it, or that it goes on. Of the first attempts in the queue that people asked for,
+    why they do not go: once for each cause, not each time a number in it changes.
 
     Parameters
     ----------
@@ -64,8 +64,8 @@ def _steps(instance: dg.DagsterInstance, floor: Floor, board: Board, before: dic
 def _runs(instance: dg.DagsterInstance, outlook: Outlook, board: Board, before: dict[str, str]) -> dict[str, str]:
     """Write onto the pages of runs why they wait; gives for what cause, by run."""
     now, floor = {}, outlook.floor
-    queue = floor.desk.queue(floor.name, board.name)  # what people asked for singly comes first in it
-    asked = takewhile(lambda attempt: attempt.by_person and attempt.backfill is None, queue)
+    queue = floor.desk.queue(floor.name, board.name)  # what people asked for comes first in it, backfills last of that
+    asked = takewhile(lambda attempt: attempt.by_person, queue)
     waiting = (attempt for attempt in asked if attempt.run_id not in outlook.going and not floor.waits(attempt))
     for attempt in islice(waiting, _MOST):
         cause, why = _why(floor, board, attempt)
@@ -79,7 +79,7 @@ def _why(floor: Floor, board: Board, attempt: Attempt) -> tuple[str, str]:
     """Say why an attempt waits: in a word that stays while the cause does, and in a sentence."""
     step, group = attempt.id.step.step, attempt.id.group
     for hold in floor.holds(board, step) if step in board.plans else ():
-        if not hold.lets(group, singly=True):
+        if not hold.lets(group, singly=attempt.backfill is None):
             return hold.news or hold.kind, hold.reason
     if floor.site_full:
         return "downtime" if floor.downtime else "site", floor.site_full

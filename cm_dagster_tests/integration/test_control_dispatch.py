@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+import sqlalchemy
 
 from cm_dagster.control import downtime
 from cm_dagster.control.dispatch import look, why_group_waits, wishes
@@ -253,7 +254,7 @@ def test_the_page_of_a_run_says_once_why_it_waits(rig: Rig) -> None:
     for _ in range(2):
         tell(rig.instance, look(rig.instance, rig.site))
     assert rig.notes(asked) == f"Waits: site {SITE}: 1 of at most 1 groups are in flight."
-    assert rig.notes(in_bulk) == ""
+    assert rig.notes(in_bulk) == rig.notes(asked)
     set_(rig, in_flight="2")
     tell(rig.instance, look(rig.instance, rig.site))
     campaigns.pause(rig.instance, "camp", user="anna", reason="disk")
@@ -261,6 +262,16 @@ def test_the_page_of_a_run_says_once_why_it_waits(rig: Rig) -> None:
         tell(rig.instance, look(rig.instance, rig.site))
     assert len(rig.notes(asked).splitlines()) == 2
     assert "Waits: campaign camp is paused by anna since " in rig.notes(asked)
+
+
+def test_the_pages_of_the_next_runs_of_a_backfill_say_why_they_wait(rig: Rig) -> None:
+    create(rig, 25, steps=step(scouts=1))
+    runs = [rig.queue(f"g{number:04d}", more={"dagster/backfill": "b"}) for number in range(25)]
+    rig.begin("g0000", 2)
+    tell(rig.instance, look(rig.instance, rig.site))
+    waits = f"Waits: step1 of camp at {SITE} waits for its scouts g0000 ("
+    told = [run for run in runs if rig.notes(run).startswith(waits)]
+    assert len(told) == 20
 
 
 def test_the_brake_stops_a_step_and_a_person_releases_it(rig: Rig) -> None:
@@ -299,6 +310,41 @@ def test_the_brake_of_one_step_leaves_the_next_alone(rig: Rig) -> None:
     rig.fail("g0000")
     rig.fail("g0001")
     assert [wish.id.step.step for wish in wishes(rig.instance, rig.site)] == ["step2", "step2"]
+
+
+# ------------------------------------------------------------------------------------------------------------ costs
+
+
+def statements(rig: Rig) -> int:
+    """Count the SQL statements of the ticks of both sensors, where nothing has changed since the last ones."""
+    told: list[str] = []
+
+    def tick() -> None:
+        tell(rig.instance, look(rig.instance, rig.site))
+        batches(rig.instance, rig.site, SUBMIT)
+
+    def hear(*event: Any) -> None:
+        told.append(event[2])
+
+    tick()
+    sqlalchemy.event.listen(sqlalchemy.engine.Engine, "before_cursor_execute", hear)
+    try:
+        tick()
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.engine.Engine, "before_cursor_execute", hear)
+    assert told
+    return len(told)
+
+
+def test_what_a_tick_asks_does_not_grow_with_groups_and_attempts(rig: Rig) -> None:
+    create(rig, 5)
+    rig.restrict(limits=LimitsSpec(in_flight=4))
+    few = statements(rig)
+    rig.plan(2000)
+    for number in range(12):
+        rig.accept(f"g{number:04d}")
+        rig.fail(f"g{number + 20:04d}")
+    assert statements(rig) == few
 
 
 # --------------------------------------------------------------------------------------------- decisions on groups

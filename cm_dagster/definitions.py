@@ -11,7 +11,8 @@ from cm_dagster.assets.campaigns import campaigns
 from cm_dagster.assets.jobs import site_jobs, step_jobs
 from cm_dagster.assets.sites import sites
 from cm_dagster.assets.steps import quanta_check, step_assets
-from cm_dagster.control.site import current_site
+from cm_dagster.control.site import current_site, remote_sites
+from cm_dagster.control.travel import journeys_of
 from cm_dagster.ledger.loading import load_specs
 from cm_dagster.plan.names import StepId
 from cm_dagster.sensors import all_sensors
@@ -28,15 +29,16 @@ def defs() -> dg.Definitions:
     """Make the definitions of this process."""
     site = current_site()
     specs = load_specs()
+    remote = {spec.campaign: remote_sites(spec) for spec in specs}
     assets = [
         asset
         for spec in specs
         for step in spec.order()
-        for asset in step_assets(spec, step, site=site.name, home=site.spec.home)
+        for asset in step_assets(spec, step, site=site.name, home=site.spec.home, remote=remote[spec.campaign])
     ]
     here = [spec for spec in specs if site.name in spec.sites]
     checks = [quanta_check(StepId(spec.campaign, step, site.name)) for spec in here for step in spec.order()]
-    jobs = site_jobs(site.name)
+    jobs = site_jobs(site.name, journeys_of(site))
     attempts = step_jobs(specs, site.name)
     nightly = audit_job(site.name)
     return dg.Definitions(
@@ -46,5 +48,11 @@ def defs() -> dg.Definitions:
         schedules=[audit_schedule(site.name, nightly)],
         # A run of ours has a step or two: a process for each would cost seconds.
         executor=dg.in_process_executor,
-        sensors=all_sensors(site, jobs=jobs, step_jobs=attempts, names=[spec.campaign for spec in specs]),
+        sensors=all_sensors(
+            site,
+            jobs=jobs,
+            step_jobs=attempts,
+            names=[spec.campaign for spec in specs],
+            lanes=any(spec.lanes(step) for spec in here for step in spec.order()),
+        ),
     )

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-from cm_dagster.assets.steps import RETRY, update_chain
+from cm_dagster.assets.failing import RETRY
+from cm_dagster.assets.steps import update_chain
+from cm_dagster.assets.travel import journey_op
 from cm_dagster.control.finalize import finalize
 from cm_dagster.control.site import current_site
 from cm_dagster.control.submit import submit
@@ -32,8 +34,16 @@ def step_jobs(specs: Sequence[CampaignSpec], site: str) -> list[AssetJob]:
     ]
 
 
-def site_jobs(site: str) -> dict[str, dg.JobDefinition]:
-    """Make the jobs of a site, by stage."""
+def site_jobs(site: str, journeys: Sequence[str] = ()) -> dict[str, dg.JobDefinition]:
+    """Make the jobs of a site, by stage.
+
+    Parameters
+    ----------
+    site
+        Name of the site.
+    journeys
+        Kinds of journeys that it does: ``stage``, or ``deliver``.
+    """
 
     @dg.op(name="submit_attempts", config_schema=_ATTEMPTS, pool=f"bps-submit/{site}")
     def submit_op(context: dg.OpExecutionContext) -> None:
@@ -58,6 +68,7 @@ def site_jobs(site: str) -> dict[str, dg.JobDefinition]:
         "submit": _job("submit", site, submit_op),
         "finalize": _job("finalize", site, finalize_op),
         "chain": _job("chain", site, chain_op),
+        **{kind: _job(kind, site, journey_op(kind)) for kind in journeys},
     }
 
 

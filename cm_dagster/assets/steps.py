@@ -1,30 +1,30 @@
 """The assets of a step: its inputs, its groups at a site, what is chained, what is collected."""
 
 # Not `from __future__ import annotations`: Dagster reads the type of `context` from the function itself.
-from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
 
 import dagster as dg
 from pydantic import Field
 
+from cm_dagster.assets.failing import RETRY, fail
+from cm_dagster.assets.shown import group_of
+from cm_dagster.assets.travel import delivered_asset, staged_asset
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
-from cm_dagster.control.history import PASSES, WHEN_THERE
 from cm_dagster.control.inputs import CHECKED, checked_table, prepare_inputs
+from cm_dagster.control.lanes import LANE, prepare_lane
 from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import current_site
-from cm_dagster.control.steps import chained_key, collected_key, inputs_key
+from cm_dagster.control.steps import chained_key, collected_key, delivered_key, inputs_key, lane_key, staged_key
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import CmError, LedgerError, NoInputsError
+from cm_dagster.errors import CmError, NoInputsError
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.checks import CHECK
+from cm_dagster.ledger.events import Metadata
 from cm_dagster.plan.names import StepId
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["RETRY", "quanta_check", "step_assets", "update_chain"]
-
-RETRY = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-"""For hiccups, 15 s in all: after a longer outage the sensors ask again, so that no process waits for its end."""
+__all__ = ["quanta_check", "step_assets", "update_chain"]
 
 _NO_WORKER = (
     "A workflow is run by BPS, never by a Dagster worker, and this run has reached one, so nothing was submitted."
@@ -34,7 +34,9 @@ _NO_WORKER = (
 )
 
 
-def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list[dg.AssetsDefinition]:
+def step_assets(
+    spec: CampaignSpec, step: str, *, site: str, home: bool, remote: Sequence[str] = ()
+) -> list[dg.AssetsDefinition]:
     """Make the assets of a step that belong to a site's code location.
 
     Parameters
@@ -46,32 +48,24 @@ def step_assets(spec: CampaignSpec, step: str, *, site: str, home: bool) -> list
     site
         The code location's site.
     home
-        Whether it is the home site, to which inputs and collected belong.
+        Whether it is the home site, to which inputs, delivered and collected belong.
+    remote
+        Sites of the campaign to and from which data must travel.
     """
     made: list[dg.AssetsDefinition] = []
     if site in spec.sites:
         id_ = StepId(spec.campaign, step, site)
-        made += [_workflows(spec, id_), _chained(spec, id_)]
+        if spec.lanes(step):
+            before, inputs = lane_key(id_), [_lane(spec, id_)]
+        elif site in remote:
+            before, inputs = staged_key(id_), [staged_asset(spec, id_)]
+        else:
+            before, inputs = inputs_key(spec.campaign, step), []
+        made += [*inputs, _workflows(spec, id_, before), _chained(spec, id_)]
     if home:
-        made += [_inputs(spec, step), _collected(spec, step)]
+        made += [_inputs(spec, step), _collected(spec, step, remote)]
+        made += [delivered_asset(spec, StepId(spec.campaign, step, each)) for each in remote]
     return made
-
-
-def _fail(error: CmError) -> NoReturn:
-    """Have Dagster try again after a transient error, and fail at once, with its advice, after another one.
-
-    What does not fit the state of the ledger is judged by the sensors anew: they ask again when it does. They ask again
-    for inputs too, since who puts data into a collection does not come here to say so.
-    """
-    if error.transient:
-        raise error
-    advice = {"advice": error.advice} if error.advice else {}
-    passes = {}
-    if isinstance(error, LedgerError):
-        passes = {PASSES: "by itself, when it is its turn"}
-    elif isinstance(error, NoInputsError):
-        passes = {PASSES: WHEN_THERE}
-    raise dg.Failure(error.cause, metadata={**advice, **passes}, allow_retries=False) from error
 
 
 class InputsConfig(dg.Config):
@@ -88,46 +82,73 @@ def _inputs(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=inputs_key(spec.campaign, step),
         deps=needed,
-        group_name=spec.campaign,
+        group_name=group_of(spec.campaign, step),
         kinds={"butler"},
         tags={tags.KIND: "inputs"},
         retry_policy=RETRY,
-        check_specs=[
-            dg.AssetCheckSpec(
-                "complete",
-                asset=inputs_key(spec.campaign, step),
-                blocking=True,
-                description=f"All that {step} reads is there: collections, datasets, calibrations on its dates, disk.",
-            )
-        ],
+        check_specs=[_complete(inputs_key(spec.campaign, step), step)],
         description=f"Inputs of {step}: checked, chained, and cut into groups.",
     )
     def inputs(
         context: dg.AssetExecutionContext, config: InputsConfig
     ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-        hold_life_line(current_site(), context.run.run_id)
-        try:
-            metadata = prepare_inputs(context.instance, current_site(), spec, step, config.without)
-        except NoInputsError as error:
-            # The evaluation is kept, the inputs are not: what is not complete is not materialized, and not planned.
-            rows = {CHECKED: checked_table(error.rows)}
-            yield dg.AssetCheckResult(passed=False, metadata=rows, description=str(error))
-            _fail(error)
-        except CmError as error:
-            _fail(error)
-        told = {label: value for label, value in metadata.items() if label == CHECKED}
-        yield dg.MaterializeResult(metadata=metadata, check_results=[dg.AssetCheckResult(passed=True, metadata=told)])
+        yield from _checked(
+            context, lambda: prepare_inputs(context.instance, current_site(), spec, step, config.without)
+        )
 
     return inputs
 
 
-def _workflows(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
+def _checked(
+    context: dg.AssetExecutionContext, prepare: Callable[[], Metadata]
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Make inputs, with the evaluation of their check: what is not complete is not materialized, and not planned."""
+    hold_life_line(current_site(), context.run.run_id)
+    try:
+        metadata = prepare()
+    except NoInputsError as error:
+        rows = {CHECKED: checked_table(error.rows)}
+        yield dg.AssetCheckResult(passed=False, metadata=rows, description=str(error))
+        fail(error)
+    except CmError as error:
+        fail(error)
+    told = {label: value for label, value in metadata.items() if label == CHECKED}
+    yield dg.MaterializeResult(metadata=metadata, check_results=[dg.AssetCheckResult(passed=True, metadata=told)])
+
+
+def _lane(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
+    @dg.asset(
+        key=lane_key(step),
+        deps=[chained_key(StepId(spec.campaign, need, step.site)) for need in spec.steps[step.step].needs],
+        group_name=group_of(spec.campaign, step.step),
+        kinds={"butler", step.site},
+        tags={tags.KIND: LANE},
+        retry_policy=RETRY,
+        check_specs=[_complete(lane_key(step), step.step)],
+        description=f"Inputs of {step.step} that {step.site} has made itself: checked, chained, and cut into groups.",
+    )
+    def lane(
+        context: dg.AssetExecutionContext, config: InputsConfig
+    ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+        yield from _checked(
+            context, lambda: prepare_lane(context.instance, current_site(), spec, step.step, config.without)
+        )
+
+    return lane
+
+
+def _complete(key: dg.AssetKey, step: str) -> dg.AssetCheckSpec:
+    text = f"All that {step} reads is there: collections, datasets, calibrations on its dates, disk."
+    return dg.AssetCheckSpec("complete", asset=key, blocking=True, description=text)
+
+
+def _workflows(spec: CampaignSpec, step: StepId, before: dg.AssetKey) -> dg.AssetsDefinition:
     @dg.asset(
         key=dg.AssetKey(step.asset),
-        deps=[inputs_key(step.campaign, step.step)],
+        deps=[before],
         partitions_def=dg.DynamicPartitionsDefinition(name=step.tag),
-        group_name=spec.campaign,
-        kinds={"bps"},
+        group_name=group_of(spec.campaign, step.step),
+        kinds={"bps", step.site},
         tags={tags.KIND: tags.WORKFLOW},
         description=f"Groups of {step.step} at {step.site}: a run of a partition is an attempt at a workflow.",
     )
@@ -158,8 +179,8 @@ def _chained(spec: CampaignSpec, step: StepId) -> dg.AssetsDefinition:
         deps=[dg.AssetKey(step.asset)],
         partitions_def=dg.DynamicPartitionsDefinition(name=step.tag),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        group_name=spec.campaign,
-        kinds={"butler"},
+        group_name=group_of(spec.campaign, step.step),
+        kinds={"butler", step.site},
         tags={tags.KIND: "chained"},
         retry_policy=RETRY,
         description=f"Accepted groups of {step.step} that are in the chain of {step.site}.",
@@ -193,7 +214,7 @@ def update_chain(
     try:
         result = chain(context.instance, current_site(), step)
     except CmError as error:
-        _fail(error)
+        fail(error)
     for group in sorted(set(result.new) - set(asked)):
         context.log_event(
             dg.AssetMaterialization(
@@ -208,11 +229,13 @@ def update_chain(
     result.remember(context.instance)
 
 
-def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
+def _collected(spec: CampaignSpec, step: str, remote: Sequence[str]) -> dg.AssetsDefinition:
+    ids = [StepId(spec.campaign, step, site) for site in spec.sites]
+
     @dg.asset(
         key=collected_key(spec.campaign, step),
-        deps=[chained_key(StepId(spec.campaign, step, site)) for site in spec.sites],
-        group_name=spec.campaign,
+        deps=[delivered_key(id_) if id_.site in remote else chained_key(id_) for id_ in ids],
+        group_name=group_of(spec.campaign, step),
         kinds={"butler"},
         tags={tags.KIND: "collected"},
         retry_policy=RETRY,
@@ -225,6 +248,6 @@ def _collected(spec: CampaignSpec, step: str) -> dg.AssetsDefinition:
         try:
             return dg.MaterializeResult(metadata=collect(context.instance, current_site(), spec, step))
         except CmError as error:
-            _fail(error)
+            fail(error)
 
     return collected

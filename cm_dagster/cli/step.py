@@ -1,9 +1,10 @@
-"""``cm step``: have a step stop and go on."""
+"""``cm step``: have a step stop and go on, and its sites share it anew."""
 
 from __future__ import annotations
 
 import click
 
+from cm_dagster.cli.move import rebalance
 from cm_dagster.cli.output import json_option, write_json
 from cm_dagster.cli.setting import ledger, reason_option, user
 
@@ -12,7 +13,7 @@ __all__ = ["step"]
 
 @click.group
 def step() -> None:
-    """Have a step stop and go on, while the rest of its campaign runs."""
+    """Have a step stop and go on, or its groups go elsewhere, while the rest of its campaign runs."""
 
 
 @step.command(short_help="Have nothing more of a step submitted.")
@@ -51,3 +52,6 @@ def resume(campaign: str, name: str, reason: str, as_json: bool) -> None:
         write_json({"campaign": campaign, "step": name, "paused": still})
     else:
         click.echo(f"step {name} of {campaign} goes on" if not still else f"campaign {campaign} itself is still paused")
+
+
+step.add_command(rebalance)

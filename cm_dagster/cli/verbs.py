@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cm_dagster.cli.group import group
+from cm_dagster.cli.move import move
 from cm_dagster.cli.output import console, json_option, table, write_json
 from cm_dagster.cli.root import EXIT_FAILURE
 from cm_dagster.cli.setting import ledger, user
@@ -133,3 +134,4 @@ def _show(verb: Verb, results: list[Result], dry_run: bool) -> None:
 
 for _verb in Verb:
     _add(_verb)
+group.add_command(move)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import dagster as dg
 
-from cm_dagster.control.again import Failed, again_tags, failed
+from cm_dagster.control.again import Last, look_at_last
 from cm_dagster.control.collect import missing_groups
 from cm_dagster.control.lifeline import living
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import Board, accepted, collected_key, inputs_key, load_boards, read_chained
+from cm_dagster.control.steps import Board, Document, accepted, collected_key, inputs_key, load_boards
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import UNFINISHED, index_of
-from cm_dagster.ledger.campaigns import Campaign
 from cm_dagster.plan.names import StepId
 
 __all__ = ["ADVANCE", "Chain", "Move", "chains_due", "moves"]
@@ -61,13 +59,13 @@ def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
         if not site.spec.home or missing_groups(instance, board.plans[step], except_chains_of=site.name)
     }
     index = index_of(instance)
-    chained = read_chained(instance, steps)
+    chained = Document.CHAINED.read(instance, steps)
     due = []
     for step, campaign in steps.items():
         now = accepted(index, step)
         if now != chained.get(step.tag, {}):  # also to nothing, where what was accepted is rejected
             last = instance.get_run_records(_chain_runs(step), limit=1)
-            look = _look(instance, site, campaign, last[0] if last else None)
+            look = look_at_last(instance, site, campaign, last[0] if last else None)
             if look.is_due:
                 due.append(Chain(step, f"{step.tag} {_digest(now)}{look.key}", look.tags(site, campaign, step.tag)))
     return due
@@ -75,46 +73,6 @@ def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
 
 def _chain_runs(step: StepId) -> dg.RunsFilter:
     return dg.RunsFilter(job_name=f"chain_{step.site}", tags={tags.STEP: step.tag})
-
-
-@dataclass(frozen=True)
-class _Last:
-    """How the last run went that was to make something."""
-
-    busy: bool = False
-    failed: Failed | None = None
-    key: str = ""
-    """What makes the run key another one after each run."""
-
-    @property
-    def is_due(self) -> bool:
-        """Whether another run is to make it now."""
-        if self.failed is None:
-            return not self.busy
-        return self.failed.wait is not None and self.failed.wait.is_due(time.time())
-
-    def tags(self, site: Site, campaign: Campaign, seed: str) -> dict[str, str]:
-        """Tags of the next run."""
-        return again_tags(site, campaign, self.failed.wait if self.failed else None, seed)
-
-
-def _look(
-    instance: dg.DagsterInstance,
-    site: Site,
-    campaign: Campaign,
-    record: dg.RunRecord | None,
-    asset: dg.AssetKey | None = None,
-) -> _Last:
-    """Look at the last run that was to make something; one whose process is gone is reported as failed first."""
-    if record is not None and not record.dagster_run.is_finished:
-        if living(instance, site, [record]):
-            return _Last(busy=True)
-        record = instance.get_run_record_by_id(record.dagster_run.run_id)
-    if record is None:
-        return _Last()
-    if record.dagster_run.is_success:  # what is to be made may have been before, and undone since
-        return _Last(key=f" after {record.dagster_run.run_id}")
-    return _Last(failed=failed(instance, record, campaign, asset), key=f" after {record.dagster_run.run_id}")
 
 
 def _digest(document: object) -> str:
@@ -140,17 +98,18 @@ def _under_way(instance: dg.DagsterInstance, home: Site) -> set[dg.AssetKey]:
 
 
 def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.AssetKey]) -> Move:
-    due: dict[dg.AssetKey, _Last] = {}
+    due: dict[dg.AssetKey, Last] = {}
 
     def is_due(key: dg.AssetKey) -> bool:
         run_id = board.last_runs.get(key)
         record = instance.get_run_record_by_id(run_id) if run_id and key not in busy else None
-        last = _look(instance, home, board.campaign, record, key)
+        last = look_at_last(instance, home, board.campaign, record, key)
         if key not in busy and last.is_due:
             due[key] = last
         return key in due
 
-    complete = [s for s in board.active if not missing_groups(instance, board.plans[s], except_chains_of=home.name)]
+    planned = [step for step in board.active if not board.lanes_left(step)]
+    complete = [step for step in planned if not missing_groups(instance, board.plans[step], except_chains_of=home.name)]
     collecting = [step for step in complete if is_due(collected_key(board.name, step))]
     assets = [collected_key(board.name, step) for step in collecting]
     begin = board.may_plan(also_collected=collecting)
@@ -159,9 +118,9 @@ def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.A
     what = "+".join(f"{asset.path[1]}.{asset.path[2]}" for asset in assets)
     run_key = f"{board.name} {what} {board.campaign.revision}"
     after = "".join(sorted({due[asset].key for asset in assets}))
-    worst = max((due[asset] for asset in assets), key=_tries, default=_Last())
+    worst = max((due[asset] for asset in assets), key=_tries, default=Last())
     return Move(board.name, tuple(assets), run_key + after, worst.tags(home, board.campaign, run_key))
 
 
-def _tries(last: _Last) -> int:
+def _tries(last: Last) -> int:
     return last.failed.wait.tries if last.failed and last.failed.wait else 0

@@ -8,6 +8,7 @@ person has decided something on the campaign, or has run it with success.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +16,13 @@ from typing import Any
 import dagster as dg
 
 from cm_dagster.control.history import Cause, run_cause
+from cm_dagster.control.lifeline import living
 from cm_dagster.control.site import Site
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.campaigns import Campaign
 from cm_dagster.policy.backoff import Wait, delay
 
-__all__ = ["Failed", "again_tags", "failed"]
+__all__ = ["Failed", "Last", "again_tags", "failed", "look_at_last"]
 
 _BADLY = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 _DELAY = 60.0
@@ -101,3 +103,57 @@ def again_tags(site: Site, campaign: Campaign, before: Wait | None, seed: str) -
     since = before.since if before else None
     series = {"tries": tries, "since": since, "delay": seconds, "revision": campaign.revision}
     return {tags.AGAIN: json.dumps(series, separators=(",", ":"))}
+
+
+@dataclass(frozen=True)
+class Last:
+    """How the last run went that was to make something."""
+
+    busy: bool = False
+    failed: Failed | None = None
+    key: str = ""
+    """What makes the run key another one after each run."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether another run is to make it now."""
+        if self.failed is None:
+            return not self.busy
+        return self.failed.wait is not None and self.failed.wait.is_due(time.time())
+
+    def tags(self, site: Site, campaign: Campaign, seed: str) -> dict[str, str]:
+        """Tags of the next run, which is for ``seed``."""
+        return again_tags(site, campaign, self.failed.wait if self.failed else None, seed)
+
+
+def look_at_last(
+    instance: dg.DagsterInstance,
+    site: Site,
+    campaign: Campaign,
+    record: dg.RunRecord | None,
+    asset: dg.AssetKey | None = None,
+) -> Last:
+    """Look at the last run that was to make something; one whose process is gone is reported as failed first.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    site
+        The site whose process it has.
+    campaign
+        The campaign that it was for.
+    record
+        The run; None if there was none.
+    asset
+        What it was to make, if it is one of several things that the run makes.
+    """
+    if record is not None and not record.dagster_run.is_finished:
+        if living(instance, site, [record]):
+            return Last(busy=True)
+        record = instance.get_run_record_by_id(record.dagster_run.run_id)
+    if record is None:
+        return Last()
+    if record.dagster_run.is_success:  # what is to be made may have been before, and undone since
+        return Last(key=f" after {record.dagster_run.run_id}")
+    return Last(failed=failed(instance, record, campaign, asset), key=f" after {record.dagster_run.run_id}")

@@ -13,7 +13,7 @@ from typing import TextIO
 import dagster as dg
 
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import accepted, chained_document, read_chained
+from cm_dagster.control.steps import Document, accepted
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError
 from cm_dagster.ledger import campaigns, store
@@ -44,7 +44,7 @@ class Chained:
 
     def remember(self, instance: dg.DagsterInstance) -> None:
         """Write down what is chained, so that it is not done again."""
-        store.put(instance, chained_document(self.step), dict(self.numbers))
+        store.put(instance, Document.CHAINED.key(self.step), dict(self.numbers))
         crash_point("chain.remembered")
 
 
@@ -98,6 +98,6 @@ def chain(instance: dg.DagsterInstance, site: Site, step: StepId) -> Chained:
         crash_point("chain.computed")
         site.butler(spec).set_chain(name, [run for runs in groups.values() for run in runs])
         crash_point("chain.set")
-    before = read_chained(instance, [step]).get(step.tag, {})
+    before = Document.CHAINED.read(instance, [step]).get(step.tag, {})
     new = tuple(group for group, number in numbers.items() if before.get(group) != number)
     return Chained(step, name, groups, new, numbers)

@@ -17,6 +17,7 @@ from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.ledger.clock import SKEW
+from cm_dagster.ledger.moves import refusal
 from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
@@ -91,6 +92,7 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack
     lock = locks.enter_context(claims.locked())
     crash_point("claim.locked")
     attempt = _open_attempt(instance, run_id)  # again, now that nobody else can change it
+    _check_place(instance, attempt)
     new = _claim(instance, attempt, claims)
     crash_point("claim.claimed")
     if attempt.state is State.QUEUED:
@@ -101,6 +103,15 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack
         raise LedgerError(f"{attempt.id.workflow} was cancelled before submission")
     crash_point("claim.taken")
     return Taken(attempt, claims, lock, new, attempt.id.folder(site.area))
+
+
+def _check_place(instance: dg.DagsterInstance, attempt: Attempt) -> None:
+    """Turn an attempt away whose group was moved to another site: the coordinator may have been too early to see it."""
+    elsewhere, _ = refusal(instance, attempt.id.step, attempt.id.group)
+    if elsewhere and not attempt.began:
+        message = f"cm_dagster does not take this run: {elsewhere}"
+        events.cancelled(instance, attempt.run_id, message, swept=True)
+        raise LedgerError(message)
 
 
 def _open_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt:

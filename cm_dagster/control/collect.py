@@ -7,21 +7,22 @@ import dagster as dg
 from cm_dagster.control.chain import one_writer
 from cm_dagster.control.quanta import quanta_metadata, step_quanta
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import accepted, read_chained
+from cm_dagster.control.steps import Document, accepted
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import StepId, step_output
+from cm_dagster.policy.states import State
 from cm_dagster.services.butler import ButlerService
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["collect", "missing_groups"]
+__all__ = ["collect", "missing_groups", "step_runs"]
 
 
 def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> list[str]:
-    """Name the groups of a step that are not both accepted and chained.
+    """Name the groups of a step that are not both accepted and at the home site: chained there, or delivered.
 
     Parameters
     ----------
@@ -34,14 +35,35 @@ def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of
     """
     index = index_of(instance)
     steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
-    chained = read_chained(instance, steps)
+    there = {
+        **Document.CHAINED.read(instance, [step for step in steps if step.site not in plan.remote]),
+        **Document.DELIVERED.read(instance, [step for step in steps if step.site in plan.remote]),
+    }
     done = {
         (step.site, group)
         for step in steps
         for group, number in accepted(index, step).items()
-        if step.site == except_chains_of or chained.get(step.tag, {}).get(group) == number
+        if step.site == except_chains_of or there.get(step.tag, {}).get(group) == number
     }
     return [group.name for group in plan.groups if (group.site, group.name) not in done]
+
+
+def step_runs(instance: dg.DagsterInstance, plan: Plan, output: str) -> list[str]:
+    """Give the RUN collections that are a step's output: of each group its accepted one and what that has rescued.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    plan
+        The step's plan; groups that are not accepted are left out.
+    output
+        Output collection of the campaign.
+    """
+    index = index_of(instance)
+    latest = {site: index.of_step(StepId(plan.campaign, plan.step, site)) for site in plan.sites}
+    attempts = (latest[group.site].get(group.name) for group in plan.groups)
+    return [run for each in attempts if each and each.state is State.ACCEPTED for run in each.outputs(output)]
 
 
 def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: str) -> Metadata:
@@ -62,16 +84,16 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
     plan = load_plan(instance, spec.campaign, step)
     if plan is None:
         raise LedgerError(f"{step} has no groups yet", advice=f"materialize the inputs of {step} first")
+    if unplanned := [site for site in spec.sites_of(step) if spec.lanes(step) and site not in plan.lanes]:
+        what = f"{', '.join(unplanned)} has not made its groups of {step}"
+        raise LedgerError(what, advice="a step that each site plans by itself is collected when all of them have")
     if missing := missing_groups(instance, plan):
         shown = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise LedgerError(
-            f"{len(missing)} of {len(plan.groups)} groups of {step} are not accepted and chained: {shown}",
+            f"{len(missing)} of {len(plan.groups)} groups of {step} are not accepted and at the home site: {shown}",
             advice="a step is collected when all of its groups are",
         )
-    index = index_of(instance)
-    latest = {site: index.of_step(StepId(spec.campaign, step, site)) for site in plan.sites}
-    accepted_ones = (latest[group.site][group.name] for group in plan.groups)
-    runs = [run for attempt in accepted_ones for run in attempt.outputs(spec.butler.output)]
+    runs = step_runs(instance, plan, spec.butler.output)
     butler = home.butler(spec)
     with one_writer(home.area, spec.campaign):
         changed = butler.set_chain(step_output(spec.butler.output, step), runs)

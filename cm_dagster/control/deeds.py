@@ -309,6 +309,6 @@ class Hand:
 
         def do() -> None:
             self._hold(None)
-            replace_by(self.instance, self.site, self.board, self.step, self.group.name, parts, self._why())
+            replace_by(self.instance, self.board, self.step, self.group.name, parts, self._why())
 
         return _Deed(self._before(), f"replaced by {', '.join(names)}", do, tuple(names))

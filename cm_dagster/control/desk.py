@@ -88,7 +88,9 @@ class Desk:
             kept = self._lines.get(step.tag)
             if kept and kept[0] is plan and kept[1] == retries:
                 return kept[2]
-            line = Line([group.name for group in plan.at(step.site)], retries)
+            groups = plan.at(step.site)
+            firsts = {group.name: group.first for group in groups if group.first > 1}
+            line = Line([group.name for group in groups], retries, firsts)
             for attempt in list(self._index.of_step(step).values()):
                 self._note(line, attempt)
             self._lines[step.tag] = plan, retries, line

@@ -27,7 +27,6 @@ from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.dispatch import Lane, Waiting, allocate, urgency
 from cm_dagster.policy.holds import stopped
 from cm_dagster.policy.limits import UNLIMITED
-from cm_dagster.policy.line import next_number
 from cm_dagster.policy.states import State
 from cm_dagster.policy.why import Turn, why_waiting
 
@@ -175,7 +174,7 @@ def why_group_waits(floor: Floor, board: Board, step: str, group: str) -> str:
             not_started=""
             if board.campaign.started
             else f"the campaign is not started: cm campaign start {board.name}",
-            waits=f"waits: {wait}" if wait else "",
+            waits=f"waits: {wait}" if wait else _awaited(floor, board, step, group),
             holds=floor.explained(board, step),
             singly=own.by_person and not own.in_bulk,
             site_full=floor.site_full,
@@ -186,11 +185,17 @@ def why_group_waits(floor: Floor, board: Board, step: str, group: str) -> str:
     )
 
 
+def _awaited(floor: Floor, board: Board, step: str, group: str) -> str:
+    """Say that a group's inputs are not where it is to run; empty if they are."""
+    if not floor.awaits(board, step, group):
+        return ""
+    return f"its inputs are not at {floor.name} yet: they are brought there by stage_{floor.name}, in order of groups"
+
+
 def _next_of(floor: Floor, board: Board, step: str, group: str) -> Waiting | None:
     """Give the attempt that a group gets by itself, whatever holds its step; None if it gets none."""
     answer = answers(floor, board, step).get(group)
-    latest = floor.line(board, step).latest(group)
-    number = next_number(latest, board.campaign.now.settings(step).retry.max)
+    number = floor.line(board, step).next_number(group)
     if answer is not None:
         last = floor.index.of_step(floor.step_id(board, step))[group]
         number = answer.number if answer.is_due(last.run_id, last.state) else None
@@ -259,5 +264,7 @@ def _queued(floor: Floor, name: str, board: Board | None, only: Container[str] |
 
 def _is_held(floor: Floor, board: Board, attempt: Attempt, one: Waiting) -> bool:
     step = attempt.id.step.step
+    if floor.awaits(board, step, one.group):
+        return True
     singly = one.by_person and not one.in_bulk
     return step in board.plans and bool(stopped(floor.holds(board, step), one.group, singly=singly))

@@ -8,12 +8,11 @@ import dagster as dg
 
 from cm_dagster.control.inputs import input_collections
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import Board, inputs_key
+from cm_dagster.control.steps import Board, tell_of_plan
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
-from cm_dagster.ledger.decisions import one_writer
 from cm_dagster.ledger.events import Metadata
-from cm_dagster.ledger.plans import load_plan, replace_group
+from cm_dagster.ledger.plans import replace_group
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.services.planner import split_group
@@ -58,13 +57,7 @@ def divide(site: Site, board: Board, step: StepId, group: Group, parts: int) -> 
 
 
 def replace_by(
-    instance: dg.DagsterInstance,
-    site: Site,
-    board: Board,
-    step: StepId,
-    group: str,
-    parts: Sequence[Group],
-    why: str,
+    instance: dg.DagsterInstance, board: Board, step: StepId, group: str, parts: Sequence[Group], why: str
 ) -> None:
     """Put parts of a group in its place; doing it twice changes nothing.
 
@@ -72,8 +65,6 @@ def replace_by(
     ----------
     instance
         The Dagster instance.
-    site
-        The site.
     board
         Where the campaign stands.
     step
@@ -85,14 +76,8 @@ def replace_by(
     why
         Who splits it, and why.
     """
-    with one_writer(site.area, step):
-        plan = load_plan(instance, step.campaign, step.step) or board.plans[step.step]
-        if group not in plan.split:
-            plan = replace_group(instance, plan, group, parts)
+    plan = replace_group(instance, board.plans[step.step], group, parts)
     crash_point("divide.replaced")
     names = ", ".join(part.name for part in parts)
     metadata: Metadata = {"groups": len(plan.groups), "split": f"{group} -> {names}", "why": why}
-    # The version of a plan is that of its step's inputs: all processes read it again.
-    said = f"{group} is replaced by {names}, {why}"
-    made = dg.AssetMaterialization(inputs_key(step.campaign, step.step), description=said, metadata=metadata)
-    instance.report_runless_asset_event(made)
+    tell_of_plan(instance, step.campaign, step.step, f"{group} is replaced by {names}, {why}", metadata)

@@ -9,7 +9,7 @@ import dagster as dg
 from cm_dagster.control.desk import desk_of
 from cm_dagster.control.history import end_message
 from cm_dagster.control.limits import brake_rule
-from cm_dagster.control.steps import Board
+from cm_dagster.control.steps import Board, Document
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.decisions import Decided, read_decided
 from cm_dagster.ledger.overrides import Override
@@ -39,6 +39,7 @@ class Holding:
         self._instance = instance
         self._holds: dict[StepId, list[Hold]] = {}
         self._decided: dict[str, dict[str, Decided]] = {}
+        self._staged: dict[str, dict[str, dict[str, int]]] = {}
 
     def step_id(self, board: Board, step: str) -> StepId:
         """Name a step at the site."""
@@ -55,6 +56,16 @@ class Holding:
             steps = [self.step_id(board, each) for each in board.active]
             self._decided[board.name] = read_decided(self._instance, steps)
         return self._decided[board.name].get(self.step_id(board, step).tag, Decided())
+
+    def awaits(self, board: Board, step: str, group: str) -> bool:
+        """Whether a group can't go before its inputs have been brought to the site."""
+        plan = board.plans.get(step)
+        if plan is None or plan.lanes or self.name not in plan.remote or step in board.collected:
+            return False
+        if board.name not in self._staged:
+            steps = [self.step_id(board, each) for each in board.active]
+            self._staged[board.name] = Document.STAGED.read(self._instance, steps)
+        return group not in self._staged[board.name].get(self.step_id(board, step).tag, {})
 
     def holds(self, board: Board, step: str) -> list[Hold]:
         """Say what keeps the groups of a step from going, however much room there is."""

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
 
-from cm_dagster.control.site import Site
+from cm_dagster.control.site import Site, remote_sites
 from cm_dagster.control.steps import load_boards
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError, NoInputsError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, save_plan
+from cm_dagster.plan.allocation import SiteTotal, site_totals
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId, step_input, step_output
+from cm_dagster.services.butler import ButlerService
 from cm_dagster.services.input_report import GROUP_BY, InputRow, check_collections, check_datasets, first_missing
 from cm_dagster.services.planner import plan_groups
 from cm_dagster.services.space import check_room
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["CHECKED", "Look", "checked_table", "input_collections", "look_at_inputs", "prepare_inputs"]
+__all__ = [
+    "CHECKED",
+    "Look",
+    "checked_table",
+    "input_collections",
+    "look_at",
+    "look_at_inputs",
+    "own_inputs",
+    "prepare_inputs",
+    "site_totals_of",
+]
 
 CHECKED = "checked"
 """Label of the table of all that was looked at."""
@@ -34,8 +46,12 @@ _SHOWN = 100
 def input_collections(spec: CampaignSpec, step: str) -> list[str]:
     """Collections that a step reads, in order of search: what it needs of other steps, its own, the campaign's."""
     needed = [step_output(spec.butler.output, need) for need in reversed(spec.steps[step].needs)]
-    names = [*needed, *spec.steps[step].input, *spec.butler.input]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*needed, *own_inputs(spec, step)]))
+
+
+def own_inputs(spec: CampaignSpec, step: str) -> list[str]:
+    """Collections that a step reads and no other step makes, in order of search: its own, the campaign's."""
+    return list(dict.fromkeys([*spec.steps[step].input, *spec.butler.input]))
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,29 @@ def look_at_inputs(home: Site, spec: CampaignSpec, step: str) -> Look:
     PlanError
         If the groups can't be written as predicates.
     """
-    butler, collections = home.butler(spec), input_collections(spec, step)
+    collections = input_collections(spec, step)
+    return look_at(home, spec, step, collections, lambda butler: plan_groups(spec, step, butler, collections))
+
+
+def look_at(
+    site: Site, spec: CampaignSpec, step: str, collections: Sequence[str], make: Callable[[ButlerService], list[Group]]
+) -> Look:
+    """Check what a step reads at a site, and make its groups; as `look_at_inputs`.
+
+    Parameters
+    ----------
+    site
+        The site, where the inputs are.
+    spec
+        The campaign.
+    step
+        Name of the step.
+    collections
+        What it reads there, in order of search.
+    make
+        Cuts what is there into groups.
+    """
+    butler = site.butler(spec)
     rows = check_collections(butler, collections)
     if not all(row.met for row in rows):
         return Look(tuple(rows))
@@ -97,13 +135,14 @@ def look_at_inputs(home: Site, spec: CampaignSpec, step: str) -> Look:
     if not all(row.met for row in rows if row.kind == GROUP_BY):
         return Look(tuple(rows))
     try:
-        made = plan_groups(spec, step, butler, collections)
+        groups = tuple(make(butler))
     except NoInputsError as error:
         row = InputRow(step, "groups", ", ".join(collections), "at least 1", "0", False, error.cause, error.advice)
         return Look((*rows, row))
-    site = next(iter(spec.sites))
-    groups = tuple(replace(group, site=site) for group in made)
-    return Look((*rows, *check_room(home.area if site == home.name else None, groups, report.tasks)), groups)
+    for name in spec.sites_of(step):
+        if here := [group for group in groups if group.site == name]:
+            rows += check_room(site.area if name == site.name else None, here, report.tasks)
+    return Look(tuple(rows), groups)
 
 
 def prepare_inputs(
@@ -139,6 +178,9 @@ def prepare_inputs(
         As `look_at_inputs`.
     """
     board = load_boards(instance, [spec.campaign])[0]
+    if spec.lanes(step):
+        keys = ", ".join(f"{spec.campaign}/{step}/{site}/inputs" for site in spec.sites_of(step))
+        raise LedgerError(f"each site plans {step} by itself", advice=f"materialize {keys}")
     if waiting := [need for need in spec.steps[step].needs if need not in board.collected]:
         raise LedgerError(f"{step} needs {', '.join(waiting)}, not collected yet", advice="wait, or collect first")
     if not board.signed_off(step):
@@ -155,13 +197,15 @@ def prepare_inputs(
     crash_point("inputs.chained")
     index = index_of(instance)
     begun = any(index.of_step(StepId(spec.campaign, step, site)) for site in spec.sites)
-    plan = Plan(spec.campaign, step, groups, tuple(input_collections(spec, step)))
+    remote = remote_sites(spec) if len(spec.sites) > 1 or home.name not in spec.sites else ()
+    plan = Plan(spec.campaign, step, groups, tuple(input_collections(spec, step)), remote=remote)
     save_plan(instance, plan, begun=begun)
     return {
         "input collection": chain,
         "searched in order": list(plan.inputs),
         "groups": len(groups),
         "datasets": sum(group.datasets for group in groups),
+        "sites": dg.MetadataValue.table([_site_row(total) for total in site_totals_of(spec, step, groups)]),
         CHECKED: checked_table([row.record() for row in look.rows]),
         "groups in order": dg.MetadataValue.table([_row(group) for group in groups[:_SHOWN]]),
     }
@@ -170,6 +214,24 @@ def prepare_inputs(
 def checked_table(rows: Sequence[Mapping[str, str | bool]]) -> dg.TableMetadataValue:
     """Draw what was looked at in a step's inputs, for the UI."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], _COLUMNS)
+
+
+def site_totals_of(spec: CampaignSpec, step: str, groups: Sequence[Group]) -> list[SiteTotal]:
+    """Add up what each site of a step has of its groups; where each plans for itself nothing is wanted of any."""
+    shares = {} if spec.lanes(step) else spec.shares_of(step)
+    return site_totals(groups, list(spec.sites_of(step)), shares)
+
+
+def _site_row(total: SiteTotal) -> dg.TableRecord:
+    fractions = {"share wanted": total.wanted, "share got": total.got}
+    return dg.TableRecord(
+        {
+            "site": total.site,
+            "groups": total.groups,
+            "amount": f"{total.amount} {total.unit}",
+            **{label: "" if value is None else f"{value:.1%}" for label, value in fractions.items()},
+        }
+    )
 
 
 def _row(group: Group) -> dg.TableRecord:

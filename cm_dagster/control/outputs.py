@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import Board, accepted, chained_key, collected_key, read_chained
+from cm_dagster.control.steps import Board, Document, accepted, chained_key, collected_key
 from cm_dagster.ledger.attempts import Attempt, index_of
 from cm_dagster.plan.names import AttemptId, StepId, site_output, step_output
 from cm_dagster.policy.audit_traces import Chain
@@ -68,7 +68,7 @@ def promises(instance: dg.DagsterInstance, site: Site, boards: Sequence[Board], 
     """
     index = index_of(instance)
     steps = {board.name: [StepId(board.name, s, at) for s, at in _places(board)] for board in boards}
-    chained = read_chained(instance, [step for found in steps.values() for step in found])
+    chained = Document.CHAINED.read(instance, [step for found in steps.values() for step in found])
     made = []
     for board in boards:
         latest = {step: [index.of_step(step)[name] for name in accepted(index, step)] for step in steps[board.name]}

@@ -13,6 +13,8 @@ from cm_dagster.control.floor import Floor
 from cm_dagster.control.health import Progress, SiteHealth, read_progress, read_sites
 from cm_dagster.control.history import end_message, iso
 from cm_dagster.control.holding import Holding
+from cm_dagster.control.lanes import lanes_text
+from cm_dagster.control.places import Journeys, Place, places_of, places_text
 from cm_dagster.control.reasons import Action, count_of, failed_action, reason_for
 from cm_dagster.control.steps import Board, load_boards
 from cm_dagster.control.turns import answered, due
@@ -107,6 +109,8 @@ class StepView:
     """Number of jobs in each state, of the workflows in flight, as last seen."""
     waits: tuple[GroupWait, ...] = ()
     """Some of the groups that wait for something to pass: a service that is away, a full disk."""
+    sites: tuple[Place, ...] = ()
+    """How it stands at each of its sites."""
 
     @property
     def total(self) -> int:
@@ -123,6 +127,7 @@ class StepView:
             "failures": [failure.to_json() for failure in self.failures],
             "jobs": dict(self.jobs),
             "waits": [wait.to_json() for wait in self.waits],
+            "sites": [site.to_json() for site in self.sites],
         }
 
 
@@ -302,7 +307,9 @@ class _Look:
         groups = groups_of(board, step, self.index, self.health, self._decided(board, step))
         counts = Counter(group.state for group in groups)
         counted = {state: counts[state] for state in GroupState}
-        action = self._action(board, step, counted)
+        journeys = Journeys.of(self.instance, board, step, self.index) if step in board.plans else {}
+        places = places_of(((group.step.site, group.state) for group in groups), journeys)
+        action = self._action(board, step, journeys)
         facts = self._facts(board, step, counted, action, groups)
         state = step_state(facts)
         sites = {group.step.site for group in groups if group.state is GroupState.UNKNOWN}
@@ -322,10 +329,12 @@ class _Look:
                 deaf=deaf,
                 waits=waits,
                 holds=self._holds(board, step) or self._full(board, step, groups),
+                places=[*places_text(places), *lanes_text(self.instance, board, step)],
             ),
             failures=self._failures(groups),
             jobs=self._jobs(groups),
             waits=tuple(waits[:_SHOWN]),
+            sites=places,
         )
 
     def _decided(self, board: Board, step: str) -> dict[str, Decided]:
@@ -341,12 +350,11 @@ class _Look:
             if attempt and (wait := why_waits(attempt, self.progress.get(attempt.run_id)))
         ]
 
-    def _action(self, board: Board, step: str, counts: Mapping[GroupState, int]) -> Action | None:
-        """Look at the latest run of what the step needs next: of its inputs, of its chain, or of its collect."""
-        if step in board.collected:
+    def _action(self, board: Board, step: str, journeys: Mapping[StepId, Journeys]) -> Action | None:
+        """Look at the latest run of what the step needs next: of its inputs, a journey, its chain, or its collect."""
+        if step in board.collected or not (step in board.plans or step in board.may_plan()):
             return None
-        ready = counts[GroupState.ACCEPTED] > 0 if step in board.plans else step in board.may_plan()
-        return failed_action(self.instance, board, step, self.index) if ready else None
+        return failed_action(self.instance, board, step, self.index, journeys)
 
     def _holds(self, board: Board, step: str) -> list[str]:
         """Say what keeps groups of a step from going, and is to be known."""
@@ -378,7 +386,8 @@ class _Look:
         # Nothing is made ready before the campaign is started, so its first steps wait too.
         ready = board.campaign.started or planned
         return StepFacts(
-            needs_collected=ready and board.collected.issuperset(board.campaign.spec.steps[step].needs),
+            needs_collected=ready and (planned or board.collected.issuperset(board.campaign.spec.steps[step].needs)),
+            lanes_left=len(board.lanes_left(step)),
             signed_off=board.signed_off(step),
             planned=planned,
             collected=step in board.collected,
@@ -405,7 +414,9 @@ class _Look:
         if plan is None or step not in board.active:
             return 0, 0
         sites = [self.holding[site] for site in plan.sites]
-        turns = [turn for site in sites for turn in (*answered(site, board, [step]), *due(site, board, [step]))]
+        turns = [
+            turn for site in sites for turn in (*answered(site, board, [step]), *due(site, board, [step], awaited=True))
+        ]
         # A group that was cancelled and released gets an attempt too, and has not failed.
         latest = [self.index.of_step(StepId.from_tag(turn.step)).get(turn.group) for turn in turns]
         again = sum(attempt is not None and attempt.state is State.FAILED for attempt in latest)

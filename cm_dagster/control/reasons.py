@@ -10,7 +10,9 @@ import dagster as dg
 from cm_dagster.control.again import Failed, failed
 from cm_dagster.control.health import SiteHealth
 from cm_dagster.control.history import Cause, iso, retried_after
-from cm_dagster.control.steps import Board, accepted, collected_key, inputs_key, read_chained
+from cm_dagster.control.places import Journeys
+from cm_dagster.control.steps import Board, Document, accepted, collected_key, inputs_key
+from cm_dagster.control.travel import DELIVER, STAGE, trip_tag
 from cm_dagster.control.waiting import GroupWait, waits_text
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import AttemptIndex
@@ -40,8 +42,10 @@ class Action:
         return bool(self.remedy)
 
 
-def failed_action(instance: dg.DagsterInstance, board: Board, step: str, index: AttemptIndex) -> Action | None:
-    """Look at the run that a step waits for: its inputs' before it is planned, else its chains' and its collect's.
+def failed_action(
+    instance: dg.DagsterInstance, board: Board, step: str, index: AttemptIndex, journeys: Mapping[StepId, Journeys]
+) -> Action | None:
+    """Look at the run that a step waits for: its inputs' before it is planned, else its journeys', chains', collect's.
 
     Parameters
     ----------
@@ -50,9 +54,11 @@ def failed_action(instance: dg.DagsterInstance, board: Board, step: str, index: 
     board
         Where the campaign stands.
     step
-        A step that has all it needs and is not planned, or of which all groups are accepted.
+        A step that has all it needs, or is planned, and is not collected.
     index
         All attempts.
+    journeys
+        What is to travel for it.
 
     Returns
     -------
@@ -65,9 +71,14 @@ def failed_action(instance: dg.DagsterInstance, board: Board, step: str, index: 
     # First: at the home site it chains the last groups as well.
     if collecting := _of_asset(instance, board, collected_key(board.name, step), f"collecting {step}"):
         return collecting
+    for id_, way in journeys.items():
+        if way.unstaged and (found := _of_trip(instance, board, id_, STAGE, f"bringing inputs to {id_.site}")):
+            return found
+        if way.undelivered and (found := _of_trip(instance, board, id_, DELIVER, f"bringing {step} from {id_.site}")):
+            return found
     ids = [StepId(board.name, step, site) for site in plan.sites]
-    chained = read_chained(instance, ids)
-    behind = [id_ for id_ in ids if chained.get(id_.tag) != accepted(index, id_)]
+    chained = Document.CHAINED.read(instance, ids)
+    behind = [id_ for id_ in ids if chained.get(id_.tag, {}) != accepted(index, id_)]
     return next((found for id_ in behind if (found := _of_chain(instance, board, id_))), None)
 
 
@@ -83,12 +94,21 @@ def _of_asset(instance: dg.DagsterInstance, board: Board, key: dg.AssetKey, what
     return Action(what, again) if again else None
 
 
+def _of_trip(instance: dg.DagsterInstance, board: Board, step: StepId, kind: str, what: str) -> Action | None:
+    wanted = dg.RunsFilter(tags={tags.TRIP: trip_tag(kind, step)})
+    return _of_run(instance, board, wanted, what)
+
+
 def _of_chain(instance: dg.DagsterInstance, board: Board, step: StepId) -> Action | None:
     wanted = dg.RunsFilter(job_name=f"chain_{step.site}", tags={tags.STEP: step.tag})
+    return _of_run(instance, board, wanted, f"chaining {step.step} at {step.site}")
+
+
+def _of_run(instance: dg.DagsterInstance, board: Board, wanted: dg.RunsFilter, what: str) -> Action | None:
     records = instance.get_run_records(wanted, limit=1)
     found = failed(instance, records[0], board.campaign) if records else None
     remedy = f"re-execute run {found.run_id} in the UI when that is put right" if found else ""
-    return _action(f"chaining {step.step} at {step.site}", found, remedy)
+    return _action(what, found, remedy)
 
 
 def _action(what: str, found: Failed | None, remedy: str) -> Action | None:
@@ -110,6 +130,7 @@ def reason_for(
     deaf: Mapping[str, SiteHealth],
     waits: Sequence[GroupWait] = (),
     holds: Sequence[str] = (),
+    places: Sequence[str] = (),
 ) -> str:
     """Say why a step waits or is blocked; empty if all is well.
 
@@ -133,6 +154,8 @@ def reason_for(
         Groups that wait for something to pass.
     holds
         What keeps groups from going.
+    places
+        What is left at which site, and on its way.
     """
     name = board.name
     if state is StepState.DONE:
@@ -148,13 +171,13 @@ def reason_for(
     if state is StepState.PLANNING:
         return "its inputs are being checked and its groups made"
     if state is StepState.FINISHING:
-        return "all groups are accepted; they are being chained and collected"
+        return "; ".join(["all groups are accepted; they are being chained and collected", *places])
     parts = [_deaf_text(site, entry) for site, entry in deaf.items()] + waits_text(waits)
     if action is not None:
         parts.append(_action_text(action))
     if not board.campaign.started:
         parts.append(_not_started(name))
-    return "; ".join([*parts, *holds, *_groups_text(board, step, facts)])
+    return "; ".join([*parts, *holds, *_groups_text(board, step, facts), *places])
 
 
 def _deaf_text(site: str, found: SiteHealth) -> str:

@@ -209,7 +209,7 @@ class _End:
             raise LedgerError("the group is split already")
         step = self.id.step
         parts = divide(self.site, self.board, step, self.group, decision.parts)
-        replace_by(self.instance, self.site, self.board, step, self.id.group, parts, f"by {decision.reason}")
+        replace_by(self.instance, self.board, step, self.id.group, parts, f"by {decision.reason}")
 
 
 _AFTER: dict[Action, str] = {

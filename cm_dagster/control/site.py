@@ -13,7 +13,7 @@ from cm_dagster.services.submitter import Submitter
 from cm_dagster.services.wms import WmsClient
 from cm_dagster.spec import CampaignSpec, Sites, SiteSpec, load_sites
 
-__all__ = ["Site", "current_site", "known_sites"]
+__all__ = ["Site", "current_site", "home_repo", "known_sites", "remote_sites", "repo_of"]
 
 
 class Site:
@@ -54,7 +54,7 @@ class Site:
 
     def repo(self, campaign: CampaignSpec) -> str:
         """Butler repository of a campaign at this site."""
-        return campaign.butler.repo or self.spec.butler
+        return repo_of(campaign, self.spec)
 
     def butler(self, campaign: CampaignSpec) -> ButlerService:
         """Butler of a campaign at this site; one connection per repository and process."""
@@ -62,6 +62,11 @@ class Site:
         if repo not in self._butlers:
             self._butlers[repo] = ButlerService(repo)
         return self._butlers[repo]
+
+
+def repo_of(campaign: CampaignSpec, site: SiteSpec) -> str:
+    """Butler repository of a campaign at a site."""
+    return campaign.butler.repo or site.butler
 
 
 @cache
@@ -95,3 +100,17 @@ def current_site() -> Site:
     if name not in sites:
         raise CmError(f"CM_SITE is {name!r}", advice=f"set it to one of: {', '.join(sites)}")
     return Site(name, sites[name])
+
+
+def home_repo(campaign: CampaignSpec) -> str:
+    """Butler repository of a campaign at the home site."""
+    sites = known_sites()
+    return repo_of(campaign, sites.sites[sites.home])
+
+
+def remote_sites(campaign: CampaignSpec) -> tuple[str, ...]:
+    """Name the sites of a campaign whose Butler is another one than that of the home site, so that data must travel."""
+    sites = known_sites()
+    home = home_repo(campaign)
+    others = (name for name in campaign.sites if name in sites.sites and name != sites.home)
+    return tuple(name for name in others if repo_of(campaign, sites.sites[name]) != home)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 import dagster as dg
 
 from cm_dagster.ledger import campaigns, store
 from cm_dagster.ledger.attempts import AttemptIndex
 from cm_dagster.ledger.campaigns import Campaign
+from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
 
-__all__ = ["Board", "accepted", "chained_key", "collected_key", "inputs_key", "load_boards", "read_chained"]
+__all__ = [
+    "Board",
+    "Document",
+    "accepted",
+    "chained_key",
+    "collected_key",
+    "delivered_key",
+    "inputs_key",
+    "lane_key",
+    "load_boards",
+    "staged_key",
+    "tell_of_plan",
+]
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,16 @@ class Board:
         done = self.collected | set(also_collected)
         steps = self.campaign.spec.steps
         waiting = (name for name in self.campaign.spec.order() if name not in self.plans)
+        waiting = (name for name in waiting if not self.campaign.spec.lanes(name))  # each site plans these by itself
         return [name for name in waiting if done.issuperset(steps[name].needs) and self.signed_off(name)]
+
+    def lanes_left(self, step: str) -> list[str]:
+        """Sites that have not made their groups of a step that each site plans by itself; none of any other step."""
+        spec = self.campaign.spec
+        if not spec.lanes(step) or step in self.collected:
+            return []
+        planned = self.plans[step].lanes if step in self.plans else ()
+        return [site for site in spec.sites_of(step) if site not in planned]
 
     def signed_off(self, step: str) -> bool:
         """Whether a step has no gate, or a person has opened it."""
@@ -69,6 +92,39 @@ def collected_key(campaign: str, step: str) -> dg.AssetKey:
 def chained_key(step: StepId) -> dg.AssetKey:
     """Asset that stands for a site's accepted groups being in the step's chain at the site."""
     return dg.AssetKey([*step.asset, "chained"])
+
+
+def delivered_key(step: StepId) -> dg.AssetKey:
+    """Asset that stands for a site's accepted groups being at the home site."""
+    return dg.AssetKey([*step.asset, "delivered"])
+
+
+def staged_key(step: StepId) -> dg.AssetKey:
+    """Asset that stands for the inputs of a site's groups being at the site."""
+    return dg.AssetKey([*step.asset, "staged"])
+
+
+def lane_key(step: StepId) -> dg.AssetKey:
+    """Asset that stands for the checked inputs and the groups of a step that each site plans by itself."""
+    return dg.AssetKey([*step.asset, "inputs"])
+
+
+def tell_of_plan(instance: dg.DagsterInstance, campaign: str, step: str, said: str, metadata: Metadata) -> None:
+    """Have all processes read the plan of a step again, whose version is that of the step's inputs.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    campaign, step
+        The step.
+    said
+        What has changed, and why, for the page of the inputs.
+    metadata
+        More of that.
+    """
+    made = dg.AssetMaterialization(inputs_key(campaign, step), description=said, metadata=metadata)
+    instance.report_runless_asset_event(made)
 
 
 _PLANS: dict[tuple[str, str, str, int], Plan] = {}
@@ -125,12 +181,21 @@ def accepted(index: AttemptIndex, step: StepId) -> dict[str, int]:
     return {name: latest[name].id.number for name in sorted(latest) if latest[name].state is State.ACCEPTED}
 
 
-def chained_document(step: StepId) -> str:
-    """Key of the document that says which attempts of a step were chained last."""
-    return f"chained/{step.tag}"
+class Document(StrEnum):
+    """Documents that say of a step at a site what was done last; number of the attempt by group."""
 
+    CHAINED = "chained"
+    """Which accepted attempts are in the chain of the step at the site."""
+    DELIVERED = "delivered"
+    """Which of them are at the home site."""
+    STAGED = "staged"
+    """Of which groups the inputs are at the site; the number is that of the first attempt that reads them."""
 
-def read_chained(instance: dg.DagsterInstance, steps: Iterable[StepId]) -> dict[str, dict[str, int]]:
-    """Read which attempts are in the chains of steps: number by group, by step tag."""
-    wanted = {chained_document(step): step.tag for step in steps}
-    return {wanted[key]: document for key, document in store.get_many(instance, wanted).items()}
+    def key(self, step: StepId) -> str:
+        """Key of the document of a step in the store."""
+        return f"{self}/{step.tag}"
+
+    def read(self, instance: dg.DagsterInstance, steps: Iterable[StepId]) -> dict[str, dict[str, int]]:
+        """Read the documents of steps, by tag of the step; of which there is none are left out."""
+        wanted = {self.key(step): step.tag for step in steps}
+        return {wanted[key]: document for key, document in store.get_many(instance, wanted).items()}

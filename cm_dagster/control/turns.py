@@ -13,7 +13,9 @@ from cm_dagster.policy.holds import Hold, HoldKind, stopped
 __all__ = ["answered", "answers", "due"]
 
 
-def due(holding: Holding, board: Board, steps: Iterable[str] | None = None) -> Iterator[Waiting]:
+def due(
+    holding: Holding, board: Board, steps: Iterable[str] | None = None, *, awaited: bool = False
+) -> Iterator[Waiting]:
     """Give the groups of which an attempt would be requested by itself, in order.
 
     Parameters
@@ -24,13 +26,16 @@ def due(holding: Holding, board: Board, steps: Iterable[str] | None = None) -> I
         Where the campaign stands.
     steps
         Steps that are planned and not collected; by default all of these.
+    awaited
+        Whether groups count too whose inputs are still on their way to the site.
     """
     for place, step, holds in _holds(holding, board, steps):
         if all(hold.kind is HoldKind.SCOUTS for hold in holds):
             scouts = holds[0].scouts if holds else None
             but = {*holding.decided(board, step).holds, *answers(holding, board, step)}
             for group, number in holding.line(board, step).due(only=scouts, but=but):
-                yield Waiting(holding.step_id(board, step).tag, group, number, place=place)
+                if awaited or not holding.awaits(board, step, group):
+                    yield Waiting(holding.step_id(board, step).tag, group, number, place=place)
 
 
 def answered(holding: Holding, board: Board, steps: Iterable[str] | None = None) -> Iterator[Waiting]:

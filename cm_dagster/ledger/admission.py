@@ -16,6 +16,7 @@ import dagster as dg
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.checks import CHECK, is_ours
+from cm_dagster.ledger.moves import refusal
 from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
 from cm_dagster.plan.names import GROUP, StepId
 from cm_dagster.policy.states import State
@@ -127,6 +128,9 @@ def _attempts(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) ->
 def _conflict(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> str | None:
     attempts = _attempts(instance, run, step)
     group = run.tags[tags.PARTITION]
+    elsewhere, first = refusal(instance, step, group)
+    if elsewhere:
+        return elsewhere
     for other in attempts:
         if not other.is_finished:
             return (
@@ -136,7 +140,7 @@ def _conflict(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) ->
     last = attempts[-1] if attempts else None
     if last and last.is_success and run.parent_run_id != last.run_id:
         return f"{group} is accepted; re-execute run {last.run_id} if it is to be processed again"
-    number = _next(attempts)
+    number = _next(attempts, first)
     want = run.tags.get(tags.WANT)
     # A re-execution has copied the wish of the run that it follows.
     by_dispatch = run.tags.get(tags.BY) == "dispatch" or want  # what a person asked for has a number too
@@ -154,7 +158,7 @@ def _tags(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId, user: 
         tags.KIND: tags.WORKFLOW,
         tags.STEP: step.tag,
         tags.GROUP: group_tag(step.tag, run.tags[tags.PARTITION]),
-        tags.ATTEMPT: str(_next(_attempts(instance, run, step))),
+        tags.ATTEMPT: str(_next(_attempts(instance, run, step), refusal(instance, step, run.tags[tags.PARTITION])[1])),
         tags.STATE: State.QUEUED.value,
         tags.OF: run.run_id,
         # Dagster's own retries would resubmit a failed workflow behind our back.
@@ -165,8 +169,8 @@ def _tags(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId, user: 
     }
 
 
-def _next(attempts: list[dg.DagsterRun]) -> int:
-    return int(attempts[-1].tags[tags.ATTEMPT]) + 1 if attempts else 1
+def _next(attempts: list[dg.DagsterRun], first: int) -> int:
+    return max(int(attempts[-1].tags[tags.ATTEMPT]) + 1 if attempts else 1, first)
 
 
 def _misfit(run: dg.DagsterRun, steps: list[StepId], others: list[dg.AssetKey]) -> str | None:

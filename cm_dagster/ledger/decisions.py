@@ -34,7 +34,6 @@ __all__ = [
     "GroupDecision",
     "GroupHold",
     "decisions_on",
-    "one_writer",
     "read_decided",
     "read_taken",
     "record",
@@ -234,7 +233,7 @@ def set_answer(
 
 def take(instance: dg.DagsterInstance, area: Path, step: StepId, taken: Taken) -> None:
     """Write down that a rule acts; what it did about the same end of the same attempt is replaced."""
-    with one_writer(area, step):
+    with _one_writer(area, step):
         before = [
             each
             for each in read_taken(instance, step)
@@ -255,7 +254,7 @@ def _set(document: dict[str, Any], group: str, entry: GroupHold | Answer | None)
 def _changed(instance: dg.DagsterInstance, area: Path, step: StepId, kind: str) -> Iterator[dict[str, Any]]:
     """Change a step's document; it is written if anything in it has changed."""
     key = f"{kind}/{step.tag}"
-    with one_writer(area, step):
+    with _one_writer(area, step):
         before: dict[str, Any] = store.get(instance, key) or {}
         now = dict(before)
         yield now
@@ -264,7 +263,7 @@ def _changed(instance: dg.DagsterInstance, area: Path, step: StepId, kind: str) 
 
 
 @contextmanager
-def one_writer(area: Path, step: StepId) -> Iterator[None]:
+def _one_writer(area: Path, step: StepId) -> Iterator[None]:
     """Wait until no other process changes the documents of a step, and keep others from it."""
     folder = area / step.campaign / step.step
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 
 import dagster as dg
@@ -10,10 +11,11 @@ import dagster as dg
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import store
+from cm_dagster.ledger.locks import one_writer
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId
 
-__all__ = ["Plan", "load_plan", "load_plans", "replace_group", "save_plan"]
+__all__ = ["Change", "Plan", "changed_plan", "load_plan", "load_plans", "replace_group", "save_lane", "save_plan"]
 
 _CHUNK = 5000  # older SQLite versions take only so many values in one statement
 
@@ -29,6 +31,10 @@ class Plan:
     """The collections whose data was grouped."""
     split: tuple[str, ...] = ()
     """Names of the groups that were replaced by parts of theirs."""
+    remote: tuple[str, ...] = ()
+    """Sites of the campaign that have a Butler of their own: data travel from the home site to them, and back."""
+    lanes: tuple[str, ...] = ()
+    """Sites that have made their groups, of a step that each site plans by itself; empty of any other step."""
 
     def at(self, site: str) -> tuple[Group, ...]:
         """Groups that a site processes."""
@@ -69,9 +75,10 @@ def load_plans(instance: dg.DagsterInstance, campaign: str, steps: Iterable[str]
     names = [field.name for field in fields(Group)]
     plans = {}
     for document in documents.values():
-        groups = tuple(Group(**dict(zip(names, row, strict=True))) for row in document["groups"])
-        split = tuple(document.get("split", ()))
-        plans[document["step"]] = Plan(campaign, document["step"], groups, tuple(document["inputs"]), split)
+        # A row of an older release lacks the last fields, which then have their defaults.
+        groups = tuple(Group(**dict(zip(names, row, strict=False))) for row in document["groups"])
+        further = {name: tuple(document.get(name, ())) for name in ("inputs", "split", "remote", "lanes")}
+        plans[document["step"]] = Plan(campaign, document["step"], groups, **further)
     return plans
 
 
@@ -90,24 +97,99 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
     Returns
     -------
     changed : `bool`
-        False if the same plan was there already, whether or not groups of it were split since.
+        False if the same plan was there already, whether or not groups of it were split or moved since.
 
     Raises
     ------
     LedgerError
         If another plan is there and groups of it have attempts, or were split.
     """
-    before = load_plan(instance, plan.campaign, plan.step)
-    if before is not None and before.split and _unsplit(before, plan.groups) == _unsplit(before, before.groups):
-        return False
-    if before is not None and before.groups != plan.groups and (begun or before.split):
-        raise LedgerError(
-            f"the data of {plan.campaign}/{plan.step} would now be cut into other groups"
-            f" ({len(before.groups)} before, {len(plan.groups)} now), but its groups have been submitted",
-            advice="the step keeps its groups; put new data into a new step or campaign",
-        )
-    _write(instance, plan, {*plan.sites, *(before.sites if before else ())})
-    return before != plan
+    with one_writer(instance, _key(plan.campaign, plan.step)):
+        before = load_plan(instance, plan.campaign, plan.step)
+        if before is not None and _original(before, plan.groups) == _original(before, before.groups):
+            if begun or before.split:
+                return False
+            plan = replace(before, inputs=plan.inputs, remote=plan.remote)
+        elif before is not None and (begun or before.split):
+            raise LedgerError(
+                f"the data of {plan.campaign}/{plan.step} would now be cut into other groups"
+                f" ({len(before.groups)} before, {len(plan.groups)} now), but its groups have been submitted",
+                advice="the step keeps its groups; put new data into a new step or campaign",
+            )
+        _write(instance, plan, {*plan.sites, *(before.sites if before else ())})
+        return before != plan
+
+
+def save_lane(instance: dg.DagsterInstance, plan: Plan, site: str, *, begun: bool) -> bool:
+    """Write the groups of one site of a step that each site plans by itself, and make their partitions.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    plan
+        The plan, with the groups of this site alone.
+    site
+        The site.
+    begun
+        Whether any of its groups has an attempt; then they may not change any more.
+
+    Returns
+    -------
+    changed : `bool`
+        False if the same groups were there already.
+
+    Raises
+    ------
+    LedgerError
+        If the site has other groups, which have attempts or were split.
+    """
+    with one_writer(instance, _key(plan.campaign, plan.step)):
+        before = load_plan(instance, plan.campaign, plan.step) or replace(plan, groups=(), lanes=())
+        own = replace(before, groups=before.at(site))
+        if site in before.lanes and _original(own, plan.groups) == _original(own, own.groups):
+            return False
+        if begun or set(own.split) & {group.name for group in plan.groups}:
+            raise LedgerError(
+                f"the data of {plan.campaign}/{plan.step} at {site} would now be cut into other groups, but its groups"
+                " have been submitted",
+                advice="the step keeps its groups; put new data into a new step or campaign",
+            )
+        others = [group for group in before.groups if group.site != site]
+        groups = tuple(sorted([*others, *plan.groups], key=lambda group: group.name))
+        lanes = tuple(sorted({*before.lanes, site}))
+        _write(instance, replace(before, groups=groups, inputs=plan.inputs, lanes=lanes), {site})
+        return True
+
+
+@contextmanager
+def changed_plan(instance: dg.DagsterInstance, campaign: str, step: str) -> Iterator[Change]:
+    """Change the plan of a step while nobody else does.
+
+    Yields
+    ------
+    change
+        The plan as it is; what its ``write`` is given takes its place.
+
+    Raises
+    ------
+    LedgerError
+        If the step is not planned.
+    """
+    with one_writer(instance, _key(campaign, step)):
+        plan = load_plan(instance, campaign, step)
+        if plan is None:
+            raise LedgerError(f"{campaign}/{step} is not planned", advice="its inputs are to be made first")
+        yield Change(plan, lambda now: _write(instance, now, {*plan.sites, *now.sites}))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A plan that nobody else changes now."""
+
+    plan: Plan
+    write: Callable[[Plan], None]
+    """Writes another plan in its place, and makes its partitions those of the groups."""
 
 
 def replace_group(instance: dg.DagsterInstance, plan: Plan, name: str, parts: Sequence[Group]) -> Plan:
@@ -118,7 +200,7 @@ def replace_group(instance: dg.DagsterInstance, plan: Plan, name: str, parts: Se
     instance
         The Dagster instance.
     plan
-        The step's plan.
+        The step's plan as far as known; what is written is made of the latest.
     name
         Name of the group.
     parts
@@ -127,22 +209,34 @@ def replace_group(instance: dg.DagsterInstance, plan: Plan, name: str, parts: Se
     Returns
     -------
     plan
-        The step's new plan.
+        The step's new plan; doing it twice changes nothing.
     """
-    groups = tuple(each for group in plan.groups for each in (parts if group.name == name else (group,)))
-    revised = replace(plan, groups=groups, split=(*plan.split, name))
-    _write(instance, revised, set(plan.sites))
-    return revised
+    with changed_plan(instance, plan.campaign, plan.step) as change:
+        if name in change.plan.split:
+            return change.plan
+        groups = tuple(each for group in change.plan.groups for each in (parts if group.name == name else (group,)))
+        revised = replace(change.plan, groups=groups, split=(*change.plan.split, name))
+        change.write(revised)
+        return revised
 
 
-def _unsplit(plan: Plan, groups: Iterable[Group]) -> list[Group]:
-    """Leave out the groups of a plan that were split, and their parts."""
-    return [group for group in groups if group.name not in plan.split and not group.name[-1].isalpha()]
+def _original(plan: Plan, groups: Iterable[Group]) -> list[Group]:
+    """Leave out of groups those that a plan has split, and their parts; a group that was moved counts as it was cut."""
+    kept = [group for group in groups if group.name not in plan.split and not group.name[-1].isalpha()]
+    moved = {group.name for group in plan.groups if group.moved}
+    return [replace(group, site="", first=1, moved=False) if group.name in moved else group for group in kept]
 
 
 def _write(instance: dg.DagsterInstance, plan: Plan, sites: Iterable[str]) -> None:
     rows = [list(asdict(group).values()) for group in plan.groups]
-    document = {"step": plan.step, "groups": rows, "inputs": list(plan.inputs), "split": list(plan.split)}
+    document = {
+        "step": plan.step,
+        "groups": rows,
+        "inputs": list(plan.inputs),
+        "split": list(plan.split),
+        "remote": list(plan.remote),
+        "lanes": list(plan.lanes),
+    }
     store.put(instance, _key(plan.campaign, plan.step), document)
     crash_point("plan.written")
     for site in sorted(sites):

@@ -26,6 +26,7 @@ __all__ = [
     "STATE_TAGS",
     "STEP",
     "SUBMIT_DIR",
+    "TRIP",
     "USER",
     "WAIT",
     "WANT",
@@ -72,6 +73,9 @@ RESTARTED: Final = ".dagster/cm_restarted"
 """How often the attempt's workflow was restarted, and when last (seconds since the epoch): ``NUMBER TIME``."""
 AGAIN: Final = ".dagster/cm_again"
 """How often what a run makes had failed before, since when, and when it is tried again should it fail once more."""
+
+TRIP: Final = ".dagster/cm_trip"
+"""``<kind> <campaign>/<step>/<site>`` on runs that bring data of a step to a site, or home."""
 
 
 def place_at(stage: str, site: str) -> dict[str, str]:

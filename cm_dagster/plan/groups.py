@@ -42,6 +42,11 @@ class Group:
     """Site that processes the group; empty until groups are allocated."""
     datasets: int = 0
     """Number of datasets that feed the group; groups are balanced by it."""
+    first: int = 1
+    """Number of its first attempt at its site: more than 1 where it was moved there after attempts elsewhere, so that
+    no two attempts at a group ever have one name."""
+    moved: bool = False
+    """Whether a person has moved it to its site; a plan that is made anew leaves it there."""
 
 
 @dataclass(frozen=True)

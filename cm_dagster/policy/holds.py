@@ -131,7 +131,7 @@ def scouting(
 
 
 def _is_stuck(attempt: Latest, retries: int) -> bool:
-    failed_for_good = attempt.state is State.FAILED and attempt.number > retries
+    failed_for_good = attempt.state is State.FAILED and attempt.tries > retries
     return failed_for_good or attempt.state is State.CANCELLED
 
 

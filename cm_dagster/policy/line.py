@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cm_dagster.policy.states import State
 
@@ -17,9 +17,16 @@ class Latest:
     number: int
     """From 1."""
     state: State
+    first: int = 1
+    """Number of the group's first attempt at its site: more than 1 where it was moved there after others."""
+
+    @property
+    def tries(self) -> int:
+        """How many attempts the group has had at its site."""
+        return self.number - self.first + 1
 
 
-def next_number(attempt: Latest | None, retries: int) -> int | None:
+def next_number(attempt: Latest | None, retries: int, first: int = 1) -> int | None:
     """Number of the attempt that a group gets by itself; None if it gets none.
 
     Parameters
@@ -28,10 +35,12 @@ def next_number(attempt: Latest | None, retries: int) -> int | None:
         Its latest attempt; None if it has none.
     retries
         How many times a failed group is tried again by itself.
+    first
+        Number of the group's first attempt at its site.
     """
     if attempt is None:
-        return 1
-    if attempt.state is State.FAILED and attempt.number <= retries:
+        return first
+    if attempt.state is State.FAILED and attempt.tries <= retries:
         return attempt.number + 1
     return None
 
@@ -45,11 +54,14 @@ class Line:
         The groups, in order.
     retries
         How many times a failed group is tried again by itself.
+    firsts
+        Number of the first attempt of those groups that were moved to the site after attempts elsewhere.
     """
 
-    def __init__(self, names: Sequence[str], retries: int) -> None:
+    def __init__(self, names: Sequence[str], retries: int, firsts: Mapping[str, int] | None = None) -> None:
         self._names = names
         self._retries = retries
+        self._firsts = firsts or {}
         self._places = {name: place for place, name in enumerate(names)}
         self._latest: dict[str, Latest] = {}
         self._due = bytearray(b"\x01" * len(names))  # finding the next 1 in it takes no time
@@ -58,6 +70,7 @@ class Line:
         """Take note of a group's latest attempt; groups that the step does not have are left alone."""
         place = self._places.get(name)
         if place is not None:
+            latest = replace(latest, first=self._firsts[name]) if name in self._firsts else latest
             self._latest[name] = latest
             self._due[place] = next_number(latest, self._retries) is not None
 
@@ -72,9 +85,13 @@ class Line:
             Groups to be left out.
         """
         for name in self._all_due() if only is None else sorted(only, key=self._places.__getitem__):
-            number = next_number(self._latest.get(name), self._retries)
+            number = self.next_number(name)
             if number and name not in but:
                 yield name, number
+
+    def next_number(self, name: str) -> int | None:
+        """Number of the attempt that a group gets by itself; None if it gets none."""
+        return next_number(self._latest.get(name), self._retries, self._firsts.get(name, 1))
 
     def _all_due(self) -> Iterator[str]:
         place = self._due.find(1)

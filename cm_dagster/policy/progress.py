@@ -66,6 +66,8 @@ class StepFacts:
     """Number of groups in the queue that wait for the same."""
     paused: bool = False
     """Whether a person has paused it, or its campaign."""
+    lanes_left: int = 0
+    """Number of sites that are still to make their groups, of a step that each site plans by itself."""
 
 
 def step_state(facts: StepFacts) -> StepState:
@@ -84,6 +86,8 @@ def step_state(facts: StepFacts) -> StepState:
 def _running_state(facts: StepFacts) -> StepState:
     count = {state: facts.groups.get(state, 0) for state in GroupState}
     if count[GroupState.ACCEPTED] == sum(count.values()):
+        if facts.lanes_left:
+            return StepState.PAUSED if facts.paused else StepState.RUNNING
         return StepState.BLOCKED if facts.action_failed else StepState.FINISHING
     if facts.paused:
         return StepState.PAUSED

@@ -10,7 +10,7 @@ from cm_dagster.spec.fields import BpsSettings, ClassName, EnvName, Folder, Mode
 from cm_dagster.spec.limits import LimitsSpec
 from cm_dagster.spec.problems import Problem
 
-__all__ = ["BackoffSpec", "LimitsSpec", "SiteSpec", "SiteStack", "Sites", "SubmitSpec", "WmsSpec"]
+__all__ = ["BackoffSpec", "LimitsSpec", "SiteSpec", "SiteStack", "Sites", "SubmitSpec", "TransferSpec", "WmsSpec"]
 
 
 class WmsSpec(Model):
@@ -60,6 +60,16 @@ class BackoffSpec(Model):
     """Longest time between two tries, in seconds; by default 900."""
 
 
+class TransferSpec(Model):
+    """How data travel between a site's Butler and that of the home site."""
+
+    batch: int = Field(default=50, ge=1)
+    """Most groups whose data one run brings; by default 50."""
+    timeout: float = Field(default=60.0, gt=0)
+    """Time after which a run that brings data is given up and another one goes on with the rest, in minutes; by default
+    60."""
+
+
 class SiteSpec(Model):
     """A site: a batch system with a Butler."""
 
@@ -79,6 +89,8 @@ class SiteSpec(Model):
     """How workflows are submitted at the site."""
     limits: LimitsSpec = LimitsSpec()
     """How much the site takes at once."""
+    transfer: TransferSpec = TransferSpec()
+    """How data are brought to the site; of the home site: how they are fetched from the others."""
     backoff: BackoffSpec = BackoffSpec()
     """How long is waited between tries."""
     tick: float = Field(default=30.0, gt=0)

@@ -227,7 +227,7 @@ def _live(world: World, live: Callable[[Life], bool], death: Death | None) -> in
     prepare_site()
     vars(sensor_daemon)["is_under_min_interval"] = lambda *_: False  # a round is a tick of each
     # Waiting in a process is waiting in vain here: the clock moves between rounds alone.
-    step_assets.RETRY = dg.RetryPolicy(max_retries=0)
+    vars(step_assets)["RETRY"] = dg.RetryPolicy(max_retries=0)
     target = LoadableTargetOrigin(
         executable_path=sys.executable, module_name="cm_dagster.definitions", attribute="defs"
     )

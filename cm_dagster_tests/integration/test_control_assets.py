@@ -7,7 +7,7 @@ import pytest
 from lsst.daf.butler import Butler
 
 from cm_dagster.assets.steps import step_assets
-from cm_dagster.control.steps import chained_key, collected_key, inputs_key, read_chained
+from cm_dagster.control.steps import Document, chained_key, collected_key, inputs_key
 from cm_dagster.errors import CmError
 from cm_dagster.local.survey import Survey
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, make_spec
@@ -47,9 +47,9 @@ def test_a_group_that_is_not_accepted_is_not_chained(rig: Rig, hsc_repo: Survey)
         bad = materialize(rig, chained_key(STEP1), "g0001")
         assert not bad.success
         assert message(bad) == "not accepted, so not chained: g0001"
-        assert read_chained(rig.instance, [STEP1]) == {}
+        assert Document.CHAINED.read(rig.instance, [STEP1]) == {}
         assert materialize(rig, chained_key(STEP1), "g0000").success
-    assert read_chained(rig.instance, [STEP1]) == {STEP1.tag: {"g0000": 1}}
+    assert Document.CHAINED.read(rig.instance, [STEP1]) == {STEP1.tag: {"g0000": 1}}
     assert rig.instance.get_materialized_partitions(chained_key(STEP1)) == {"g0000"}
     rig.site.butler(make_spec()).close()
 

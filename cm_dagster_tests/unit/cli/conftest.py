@@ -15,7 +15,7 @@ from dagster._core.test_utils import create_run_for_test
 
 import cm_dagster
 from cm_dagster.cli import cm
-from cm_dagster.control.steps import accepted, chained_document, collected_key, inputs_key
+from cm_dagster.control.steps import Document, accepted, collected_key, inputs_key
 from cm_dagster.ledger import campaigns, events, store, tags
 from cm_dagster.ledger.attempts import index_of, read_attempt
 from cm_dagster.ledger.plans import Plan, save_plan
@@ -127,7 +127,7 @@ class Rig:
     def chain(self, step: str) -> None:
         """Take all accepted groups of a step for chained."""
         id_ = StepId(self.name, step, "local")
-        store.put(self.instance, chained_document(id_), accepted(index_of(self.instance), id_))
+        store.put(self.instance, Document.CHAINED.key(id_), accepted(index_of(self.instance), id_))
 
     def plan(self, step: str, groups: int) -> None:
         made = [

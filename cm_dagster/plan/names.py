@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 
-__all__ = ["GROUP", "GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name", "part_names"]
+__all__ = ["GROUP", "GROUP_DIGITS", "NAME", "AttemptId", "StepId", "group_name", "lane_name", "part_names"]
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,59}")
 """Campaigns, steps and sites: what a Dagster asset group, an asset key, a Butler collection and a folder all take."""
@@ -38,6 +38,29 @@ def group_name(index: int, total: int) -> str:
     """
     digits = max(GROUP_DIGITS, len(str(max(total - 1, 0))))
     return f"g{index:0{digits}d}"
+
+
+def lane_name(index: int, total: int, lane: int) -> str:
+    """Name the group at a place of a lane: the groups of a step that one of several sites plans for itself.
+
+    No lane shares a name with another one, however many groups any of them has, and nobody need know how many the
+    others have: names of lane 0 are those of a step without lanes, ``g0007``, as long as four digits are enough; in
+    all others the number of the lane comes first, ``g10007``. It is written so that no lane's number begins with that
+    of another (9 and after are 90, 91, ...), which makes the first digits tell the lane whatever follows.
+
+    Parameters
+    ----------
+    index
+        Place of the group in its lane, from 0.
+    total
+        Number of groups of the lane.
+    lane
+        Number of the lane, from 0.
+    """
+    plain = group_name(index, total)
+    if lane == 0 and len(plain) == 1 + GROUP_DIGITS:
+        return plain
+    return f"g{'9' * (lane // 9)}{lane % 9}{plain[1:]}"
 
 
 def part_names(group: str, parts: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Campaign and site files: models, loading with good messages, JSON schema, comparison, drafts."""
 
+from cm_dagster.spec.allotment import Allotment
 from cm_dagster.spec.diff import diff
 from cm_dagster.spec.draft import DraftInput, DraftStep, draft_campaign
 from cm_dagster.spec.limits import Brake, CampaignLimits, LimitsSpec, RampUp
@@ -21,6 +22,7 @@ from cm_dagster.spec.sites import BackoffSpec, Sites, SiteSpec, SiteStack, Submi
 
 __all__ = [
     "Accept",
+    "Allotment",
     "BackoffSpec",
     "Brake",
     "ButlerInputs",

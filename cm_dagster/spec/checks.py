@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cm_dagster.plan.names import AttemptId, StepId, site_output
+from cm_dagster.plan.names import AttemptId, StepId, lane_name, site_output
+from cm_dagster.spec.allotment import read_allotments
 from cm_dagster.spec.bpscheck import bps_problems
+from cm_dagster.spec.layout import Layout, StepPlace
 from cm_dagster.spec.predicate import dimension_slip, parse_slip, predicate_slip
 from cm_dagster.spec.problems import Path, Problem, list_of, nearest
 from cm_dagster.spec.sites import Sites
 from cm_dagster.spec.steps import graph_problems
 
-__all__ = ["MAX_COLLECTION", "MAX_SITES", "campaign_problems", "site_file_problems"]
-
-MAX_SITES = 1
-"""Number of sites that a campaign can run at in this release."""
+__all__ = ["MAX_COLLECTION", "campaign_problems", "site_file_problems"]
 
 MAX_COLLECTION = 64
 """Longest name of a collection that Butler's database takes, in characters (its COLLECTION_NAME_MAX_LENGTH)."""
@@ -32,7 +31,8 @@ def campaign_problems(data: Mapping[str, object], sites: Sites | None) -> Iterat
     """
     steps = _mapping(data.get("steps"))
     yield from _missing_steps(data)
-    yield from graph_problems({name: _texts(_mapping(step).get("needs")) for name, step in steps.items()})
+    graph = list(graph_problems({name: _texts(_mapping(step).get("needs")) for name, step in steps.items()}))
+    yield from graph or _layout(data, steps).problems()
     yield from _pipelines(data, steps)
     yield from _collections(data, steps)
     yield from _sites(data.get("sites"), sites)
@@ -86,9 +86,9 @@ def _collections(data: Mapping[str, object], steps: Mapping[str, object]) -> Ite
     names = [
         name
         for step in steps
-        for site in _site_names(data.get("sites"))
+        for place, site in enumerate(read_allotments(data.get("sites")))
         for name in (
-            AttemptId(StepId("c", step, site), "g0000", 99).run(output),
+            AttemptId(StepId("c", step, site), lane_name(0, 1, place), 99).run(output),
             site_output(output, StepId("c", step, site)),
         )
     ]
@@ -102,33 +102,45 @@ def _collections(data: Mapping[str, object], steps: Mapping[str, object]) -> Ite
         )
 
 
-def _site_names(value: object) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    return [str(name) for name in names] if isinstance(names, list | dict) else []
+def _layout(data: Mapping[str, object], steps: Mapping[str, object]) -> Layout:
+    general = _mapping(data.get("defaults")).get("barrier")
+    places = {}
+    for name, content in steps.items():
+        step = _mapping(content)
+        by = _mapping(step.get("group_by"))
+        sites = read_allotments(step["sites"]) if step.get("sites") else None
+        barrier = str(step.get("barrier") or general or "all")
+        by_data = "dataset" in by or "max_quanta" in by
+        places[name] = StepPlace(_texts(step.get("needs")), sites, barrier, bool(by), by_data)
+    return Layout(read_allotments(data.get("sites")), places)
 
 
 def _sites(value: object, sites: Sites | None) -> Iterator[Problem]:
     if sites is None:
         return
-    names = _site_names(value)
-    for place, name in enumerate(names):
+    for place, name in enumerate(read_allotments(value)):
         if name not in sites.sites:
             path: Path = ("sites", place if isinstance(value, list) else name)
             near = nearest(name, sites.sites)
             known = f"one of {list_of(sites.sites)}"
             yield Problem(path[:1] if isinstance(value, str) else path, f"there is no site {name!r}", known, near)
-    if len(names) > MAX_SITES:
-        yield Problem(("sites",), "this release runs a campaign at one site", f"one of {list_of(names)}")
 
 
 def _predicates(data: Mapping[str, object], steps: Mapping[str, object]) -> Iterator[Problem]:
     places: dict[Path, object] = {("butler", "where"): _mapping(data.get("butler")).get("where")}
     places |= {("steps", name, "where"): _mapping(step).get("where") for name, step in steps.items()}
+    places |= _site_predicates(("sites",), data.get("sites"))
+    for name, step in steps.items():
+        places |= _site_predicates(("steps", name, "sites"), _mapping(step).get("sites"))
     for path, text in places.items():
         if text == "":
             yield Problem(path, "is empty", "a predicate such as visit > 100, or no `where` at all")
         elif isinstance(text, str) and predicate_slip(text) is None and (found := parse_slip(text)):
             yield Problem(path, *found)
+
+
+def _site_predicates(path: Path, sites: object) -> dict[Path, object]:
+    return {(*path, name, "where"): _mapping(site).get("where") for name, site in _mapping(sites).items()}
 
 
 def _dimensions(steps: Mapping[str, object]) -> Iterator[Problem]:

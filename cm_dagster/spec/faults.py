@@ -72,11 +72,12 @@ def _problem(kind: Kind, document: Document, error: Mapping[str, Any]) -> Proble
 
 def _unknown_key(kind: Kind, path: Path) -> Problem:
     key, keys = str(path[-1]), keys_at(kind, path[:-1])
-    if near := nearest(key, keys):
+    homes = [f"`{home}`" if home else "the top level" for home in homes_of(kind, key)]
+    # A key that is written as it stands elsewhere was meant so; `size` of a step is not a slip of `sites`.
+    if not homes and (near := nearest(key, keys)):
         return Problem(path, _UNKNOWN, nearest=near)
     if key in SETTINGS or key in SECTIONS:
         return Problem(path, "unknown key here, but one of BPS", f"it in `bps: {{{key}: ...}}`")
-    homes = [f"`{home}`" if home else "the top level" for home in homes_of(kind, key)]
     if homes:
         return Problem(path, "unknown key here", f"it in {' or '.join(homes)}")
     return Problem(path, _UNKNOWN, f"one of {list_of(keys)}")

@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from cm_dagster.spec.allotment import Allotment, Allotments, shares_of
 from cm_dagster.spec.fields import (
     BpsSettings,
     Collection,
@@ -24,14 +25,13 @@ from cm_dagster.spec.fields import (
     Pipeline,
     Predicate,
     Quanta,
-    Share,
     ShellLines,
-    SiteName,
     StepName,
     Value,
     Wanted,
     slip,
 )
+from cm_dagster.spec.layout import Layout, StepPlace
 from cm_dagster.spec.limits import Brake, CampaignLimits
 from cm_dagster.spec.problems import Problem
 from cm_dagster.spec.rules import Rule, Rules, joined
@@ -56,17 +56,6 @@ def _unique[T](values: list[T]) -> list[T]:
         if value in values[:place]:
             raise slip(Problem((), f"names {value} twice", "each once"))
     return values
-
-
-def _shares(value: object) -> object:
-    """Take a site's name, or a list of names, for equal shares."""
-    names = [value] if isinstance(value, str) else value
-    if isinstance(names, list):
-        if not all(isinstance(name, str) for name in names):
-            raise slip(Problem((), "is not a list of site names", "a site, a list of sites, or a share for each site"))
-        _unique(names)
-        return dict.fromkeys(names, 1.0)
-    return value
 
 
 class ButlerInputs(Model):
@@ -175,6 +164,9 @@ class StepSettings(Model):
     step's own rules come before those in `defaults`, and all of these before those shipped (docs/recovery.md)."""
     bps: BpsSettings | None = None
     """BPS settings for the step's workflows, over those of the campaign; by default none."""
+    barrier: Literal["all", "site"] | None = None
+    """What the steps that need this one wait for: `all`, for every site (the default), or `site`: each site goes on to
+    them with its own groups."""
 
 
 class StepSpec(StepSettings):
@@ -191,6 +183,9 @@ class StepSpec(StepSettings):
     """Butler predicate of this step, in addition to that of the campaign; by default no limit."""
     input: Annotated[list[Collection], AfterValidator(_unique)] = Field(default=[])
     """Collections that the step reads before all others; by default none."""
+    sites: Allotments | None = None
+    """Sites that process the step, in the same forms as those of the campaign, which they must be among, e.g.
+    `sites: usdf` to pin it to a site; by default those of the campaign, with what each takes there."""
     gate: Literal["sign-off"] | None = None
     """`sign-off`: the step does not start before a pilot has said so; by default it starts when its `needs` are met."""
 
@@ -210,6 +205,8 @@ class ResolvedSettings(Model):
     """Number of groups that go first."""
     brake: Brake = Brake()
     """When the step stops by itself at a site."""
+    barrier: Literal["all", "site"] = "all"
+    """Whether the steps that need it wait for all sites, or each site goes on to them with its own groups."""
     bps: dict[str, Any] = Field(default={})
     """BPS settings: those of the campaign, of its `defaults` and of the step, later ones over earlier ones."""
 
@@ -229,12 +226,10 @@ class CampaignSpec(Model):
     """The LSST software that runs `bps submit`; by default what the site has at hand."""
     pipeline: Pipeline
     """Path or URI of the pipeline, e.g. `${DRP_PIPE_DIR}/pipelines/HSC/DRP-RC2.yaml`."""
-    sites: Annotated[
-        dict[SiteName, Share],
-        BeforeValidator(_shares, json_schema_input_type=dict[str, Share] | list[str] | str),
-    ] = Field(min_length=1)
-    """Sites that process the campaign: the share of each (any positive numbers, of which only the ratios count), a
-    list for equal shares, or one name."""
+    sites: Allotments
+    """Sites that process the campaign, with what each takes of every step: one name, a list for equal shares, or for
+    each a share (any positive number, of which only the ratios count) or `{where: "tract < 100"}`: that site takes the
+    values that its predicate selects, the first site of the file that does, and the others share the rest."""
     priority: int = 0
     """Campaigns of higher priority go first wherever there is not room for all; equals share it evenly; by default
     0."""
@@ -249,7 +244,8 @@ class CampaignSpec(Model):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        for problem in graph_problems({name: step.needs for name, step in self.steps.items()}):
+        graph = list(graph_problems({name: step.needs for name, step in self.steps.items()}))
+        for problem in graph or self._layout().problems():
             context = {"where": ".".join(map(str, problem.path)), "message": problem.message}
             raise PydanticCustomError("cm_graph", "{where}: {message}", context)
         return self
@@ -268,6 +264,7 @@ class CampaignSpec(Model):
             requirements={**(general.requirements or {}), **(own.requirements or {})},
             scouts=next((value for value in (own.scouts, general.scouts) if value is not None), 0),
             brake=own.brake or general.brake or Brake(),
+            barrier=self._barrier(step),
             bps=merge(self.bps, general.bps or {}, own.bps or {}),
         )
 
@@ -288,6 +285,35 @@ class CampaignSpec(Model):
         """Give the predicate of a step: that of the campaign and its own, ``(a) AND (b)`` where there are both."""
         both = [where for where in (self.butler.where, self.steps[step].where) if where]
         return both[0] if len(both) == 1 else " AND ".join(f"({where})" for where in both)
+
+    def sites_of(self, step: str) -> Mapping[str, Allotment]:
+        """Give the sites of a step with what each takes: its own, else those of the campaign.
+
+        A step in lanes has those of the steps that it needs; what each takes is then what it has made of these.
+        """
+        return self._layout().sites_of(step)
+
+    def shares_of(self, step: str) -> dict[str, float]:
+        """Give the shares of the sites of a step, without those that take what a predicate selects."""
+        return shares_of(self.sites_of(step))
+
+    def lanes(self, step: str) -> bool:
+        """Say whether each site plans a step from its own outputs of the steps that it needs, without the others'.
+
+        It does where all those steps have ``barrier: site``, and the campaign has more than one site.
+        """
+        return self._layout().lanes(step)
+
+    def _barrier(self, step: str) -> Literal["all", "site"]:
+        return self.steps[step].barrier or self.defaults.barrier or "all"
+
+    def _layout(self) -> Layout:
+        places = {}
+        for name, step in self.steps.items():
+            by = step.group_by
+            by_data = by is not None and (by.dataset is not None or by.max_quanta is not None)
+            places[name] = StepPlace(step.needs, step.sites, self._barrier(name), by is not None, by_data)
+        return Layout(self.sites, places)
 
     def _needs(self) -> Mapping[str, list[str]]:
         return {name: step.needs for name, step in self.steps.items()}

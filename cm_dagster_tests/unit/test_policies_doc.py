@@ -24,8 +24,8 @@ ROWS = {
     if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4 and cells[0].startswith("`")
 }
 SITE = ("wms.settle", "wms.history", "submit", "limits", "backoff", "tick")
-CAMPAIGN = ("priority", "limits")
-STEP = ("accept", "retry", "requirements", "scouts", "brake", "gate")
+CAMPAIGN = ("sites", "priority", "limits")
+STEP = ("accept", "retry", "requirements", "scouts", "brake", "barrier", "sites", "gate")
 
 
 def settings(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any, str]]:

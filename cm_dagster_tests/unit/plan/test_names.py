@@ -15,6 +15,7 @@ from cm_dagster.plan.names import (
     StepId,
     group_folder,
     group_name,
+    lane_name,
     part_names,
     site_output,
     step_input,
@@ -97,6 +98,49 @@ def test_names_of_groups() -> None:
     assert group_name(7, 10) == "g0007"
     assert group_name(9_999, 10_000) == "g9999"
     assert group_name(7, 10_001) == "g00007"
+
+
+LANES = st.tuples(st.integers(0, 30), st.sampled_from([1, 9_999, 10_000, 10_001, 99_999, 100_001, 10**7]))
+
+
+@given(one=LANES, other=LANES, data=st.data())
+def test_lanes_share_no_name_however_large_they_are(
+    one: tuple[int, int], other: tuple[int, int], data: st.DataObject
+) -> None:
+    names = []
+    for lane, total in (one, other):
+        place = data.draw(st.integers(0, total - 1))
+        names.append((lane_name(place, total, lane), lane, place, total))
+        assert AttemptId(StepId("c", "s", "x"), names[-1][0], 1)
+        assert names[-1][0][1:].isdecimal()  # letters are of parts of a group
+    (first, *its), (second, *theirs) = names
+    assert first != second or its[:2] == theirs[:2]
+
+
+def test_all_names_of_some_lanes_differ() -> None:
+    sizes = {0: 10_001, 1: 10_000, 2: 10, 3: 100_001, 9: 10_000, 10: 500, 19: 10}
+    names = [lane_name(place, size, lane) for lane, size in sizes.items() for place in range(size)]
+    assert len(set(names)) == len(names)
+
+
+@given(lane=st.integers(0, 30), total=st.integers(1, 1_000_000), data=st.data())
+def test_names_of_a_lane_sort_as_places(lane: int, total: int, data: st.DataObject) -> None:
+    places = sorted(data.draw(st.sets(st.integers(0, total - 1), min_size=1, max_size=20)))
+    names = [lane_name(place, total, lane) for place in places]
+    assert sorted(names) == names
+    assert len(set(names)) == len(places)
+
+
+def test_names_of_lanes() -> None:
+    assert [lane_name(7, 10_000, lane) for lane in (0, 1, 8, 9, 10, 18)] == [
+        "g0007",
+        "g10007",
+        "g80007",
+        "g900007",
+        "g910007",
+        "g9900007",
+    ]
+    assert lane_name(7, 10_001, 0) == "g000007"
 
 
 @given(places=st.sets(st.integers(0, 99), min_size=2, max_size=6), data=st.data())

@@ -279,7 +279,7 @@ CASES: dict[str, tuple[tuple[str, str], list[str]]] = {
     ),
     "share of nothing": (
         ("sites: local", "sites: {local: 0}"),
-        ["c.yaml:6: sites.local: is the number 0; expected a number, more than 0"],
+        [("c.yaml:6: sites.local: is the number 0; expected a number, more than 0 or a mapping of share, where")],
     ),
     "BPS key misspelt": (
         ("sites: local", "sites: local\nbps: {requestMemry: 4096, finaljob: {requestCpus: 1}}"),

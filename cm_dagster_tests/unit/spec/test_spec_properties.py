@@ -59,12 +59,19 @@ SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "retry": st.fixed_dictionaries({}, optional={"max": st.integers(0, 5)}),
     "requirements": st.dictionaries(NAMES, st.just("all") | st.integers(0, 9), max_size=2),
     "scouts": st.integers(0, 3),
+    "barrier": st.just("all"),
     "bps": BPS,
 }
 VALUES = st.lists(st.integers(0, 99) | st.sampled_from(["1..5", "r", "HSC-R", "7 .. 7"]), min_size=1, unique_by=str)
 GROUP_BY = st.one_of(
     st.fixed_dictionaries({"dimension": st.just("visit")}, optional={"dataset": NAMES, "size": st.integers(1, 9)}),
     st.fixed_dictionaries({"dimension": st.just("band"), "values": VALUES}, optional={"count": st.integers(1, 9)}),
+)
+
+
+SHARE = st.floats(0.1, 9) | st.fixed_dictionaries({"share": st.floats(0.1, 9)})
+SITES = st.dictionaries(NAMES, SHARE | st.just({"where": "visit > 3"}), min_size=1, max_size=3).filter(
+    lambda sites: any(isinstance(site, float) or "share" in site for site in sites.values())
 )
 
 
@@ -84,7 +91,7 @@ def contents(draw: st.DrawFn) -> dict[str, Any]:
         "description": draw(TEXT),
         "butler": {"input": draw(st.lists(COLLECTIONS, min_size=1, max_size=3, unique=True)), "output": "u/o"},
         "pipeline": "p.yaml",
-        "sites": draw(NAMES | st.dictionaries(NAMES, st.floats(0.1, 9), min_size=1, max_size=3)),
+        "sites": draw(NAMES | SITES),
         "bps": draw(BPS),
         "defaults": draw(st.fixed_dictionaries({}, optional=SETTINGS)),
         "steps": dict(draw(st.permutations(list(steps.items())))),

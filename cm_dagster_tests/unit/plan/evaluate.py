@@ -22,11 +22,13 @@ class _Evaluate(TreeVisitor[Any]):
                 return lhs == rhs
             case ">":
                 return lhs > rhs
+            case "<":
+                return lhs < rhs
         raise AssertionError(operator)
 
     def visitUnaryOp(self, operator: str, operand: Any, node: Any) -> Any:  # noqa: N802
-        assert operator == "-"
-        return -operand
+        assert operator in ("-", "NOT")
+        return not operand if operator == "NOT" else -operand
 
     def visitIsIn(self, lhs: Any, values: list[Any], not_in: bool, node: Any) -> Any:  # noqa: N802
         assert not not_in

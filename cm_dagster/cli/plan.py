@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cm_dagster.control.site import Site
     from cm_dagster.ledger.plans import Plan
+    from cm_dagster.plan.allocation import SiteTotal
     from cm_dagster.plan.groups import Group
     from cm_dagster.services.input_report import InputRow
     from cm_dagster.spec import CampaignSpec, Sites
@@ -51,6 +52,8 @@ class _Step:
     """Why there are no groups, or why they may not begin."""
     checked: tuple[InputRow, ...] = ()
     """What was looked at in the inputs."""
+    sites: tuple[SiteTotal, ...] = ()
+    """What each site has of the groups."""
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,6 +62,7 @@ class _Step:
             "inputs": list(self.inputs),
             "reason": self.reason,
             "checked": [row.record() for row in self.checked],
+            "sites": [vars(total) for total in self.sites],
             "groups": [vars(group) for group in self.groups],
         }
 
@@ -114,12 +118,12 @@ def _campaign(what: str, sites_file: Path | None) -> tuple[CampaignSpec, dict[st
 
 def _look(spec: CampaignSpec, step: str, sites: Sites, plans: dict[str, Plan] | None) -> _Step:
     """Give the groups of a step as they are made, or make them as they would be after a look at its inputs."""
-    from cm_dagster.control.inputs import input_collections, look_at_inputs
+    from cm_dagster.control.inputs import input_collections, look_at_inputs, site_totals_of
     from cm_dagster.plan.names import step_output
 
     made = (plans or {}).get(step)
     if made is not None:
-        return _Step(step, "planned", made.inputs, made.groups)
+        return _Step(step, "planned", made.inputs, made.groups, sites=tuple(site_totals_of(spec, step, made.groups)))
     inputs = tuple(input_collections(spec, step))
     try:
         home = _site(sites, sites.home)
@@ -129,8 +133,10 @@ def _look(spec: CampaignSpec, step: str, sites: Sites, plans: dict[str, Plan] | 
             return _Step(step, "waiting", inputs, reason=f"the output of {', '.join(waits)} does not exist yet")
         look = look_at_inputs(home, spec, step)
         missing = look.error(step)
-        state, reason = ("failed", str(missing)) if missing else ("possible", "")
-        return _Step(step, state, inputs, () if missing else look.groups, reason, look.rows)
+        if missing:
+            return _Step(step, "failed", inputs, reason=str(missing), checked=look.rows)
+        totals = tuple(site_totals_of(spec, step, look.groups))
+        return _Step(step, "possible", inputs, look.groups, checked=look.rows, sites=totals)
     except CmError as error:
         return _Step(step, "failed", inputs, reason=str(error))
 
@@ -191,6 +197,8 @@ def _step_lines(step: _Step, common: str, limit: int, *, all_rows: bool) -> Iter
         yield _group_table(step.groups[:limit], common)
         if limit < len(step.groups):
             yield Text(f"... and {len(step.groups) - limit} more, the last one {step.groups[-1].name}", "dim")
+        if len(step.sites) > 1:
+            yield from (Text(str(total)) for total in step.sites)
     yield ""
 
 

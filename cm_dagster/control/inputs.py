@@ -14,6 +14,7 @@ from cm_dagster.errors import LedgerError, NoInputsError
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, save_plan
+from cm_dagster.plan.allocation import SiteTotal, site_totals
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId, step_input, step_output
 from cm_dagster.services.input_report import GROUP_BY, InputRow, check_collections, check_datasets, first_missing
@@ -21,7 +22,15 @@ from cm_dagster.services.planner import plan_groups
 from cm_dagster.services.space import check_room
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["CHECKED", "Look", "checked_table", "input_collections", "look_at_inputs", "prepare_inputs"]
+__all__ = [
+    "CHECKED",
+    "Look",
+    "checked_table",
+    "input_collections",
+    "look_at_inputs",
+    "prepare_inputs",
+    "site_totals_of",
+]
 
 CHECKED = "checked"
 """Label of the table of all that was looked at."""
@@ -97,13 +106,14 @@ def look_at_inputs(home: Site, spec: CampaignSpec, step: str) -> Look:
     if not all(row.met for row in rows if row.kind == GROUP_BY):
         return Look(tuple(rows))
     try:
-        made = plan_groups(spec, step, butler, collections)
+        groups = tuple(plan_groups(spec, step, butler, collections))
     except NoInputsError as error:
         row = InputRow(step, "groups", ", ".join(collections), "at least 1", "0", False, error.cause, error.advice)
         return Look((*rows, row))
-    site = next(iter(spec.sites))
-    groups = tuple(replace(group, site=site) for group in made)
-    return Look((*rows, *check_room(home.area if site == home.name else None, groups, report.tasks)), groups)
+    for site in spec.sites_of(step):
+        if here := [group for group in groups if group.site == site]:
+            rows += check_room(home.area if site == home.name else None, here, report.tasks)
+    return Look(tuple(rows), groups)
 
 
 def prepare_inputs(
@@ -162,6 +172,7 @@ def prepare_inputs(
         "searched in order": list(plan.inputs),
         "groups": len(groups),
         "datasets": sum(group.datasets for group in groups),
+        "sites": dg.MetadataValue.table([_site_row(total) for total in site_totals_of(spec, step, groups)]),
         CHECKED: checked_table([row.record() for row in look.rows]),
         "groups in order": dg.MetadataValue.table([_row(group) for group in groups[:_SHOWN]]),
     }
@@ -170,6 +181,24 @@ def prepare_inputs(
 def checked_table(rows: Sequence[Mapping[str, str | bool]]) -> dg.TableMetadataValue:
     """Draw what was looked at in a step's inputs, for the UI."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], _COLUMNS)
+
+
+def site_totals_of(spec: CampaignSpec, step: str, groups: Sequence[Group]) -> list[SiteTotal]:
+    """Add up what each site of a step has of its groups; where each plans for itself nothing is wanted of any."""
+    shares = {} if spec.lanes(step) else spec.shares_of(step)
+    return site_totals(groups, list(spec.sites_of(step)), shares)
+
+
+def _site_row(total: SiteTotal) -> dg.TableRecord:
+    fractions = {"share wanted": total.wanted, "share got": total.got}
+    return dg.TableRecord(
+        {
+            "site": total.site,
+            "groups": total.groups,
+            "amount": f"{total.amount} {total.unit}",
+            **{label: "" if value is None else f"{value:.1%}" for label, value in fractions.items()},
+        }
+    )
 
 
 def _row(group: Group) -> dg.TableRecord:

@@ -6,13 +6,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cm_dagster.errors import NoInputsError, PlanError
+from cm_dagster.plan.allocation import allocate
+from cm_dagster.plan.division import REST, divide, in_turn, limits_of, site_predicates
 from cm_dagster.plan.groups import Count, Group, Limits, expand, explicit_groups, found_groups, natural, whole_group
-from cm_dagster.plan.names import part_names
+from cm_dagster.plan.names import lane_name, part_names
 from cm_dagster.plan.predicates import Row, Value, joined, span
 from cm_dagster.services.butler import ButlerService, PipelineShape, Shape
 from cm_dagster.spec.models import CampaignSpec, GroupBy
 
-__all__ = ["Requirement", "check_requirements", "plan_groups", "split_group"]
+__all__ = ["Requirement", "check_requirements", "plan_groups", "plan_lane", "split_group"]
 
 _EXAMPLES = 5
 
@@ -41,7 +43,10 @@ class Requirement:
 
 
 def plan_groups(spec: CampaignSpec, step: str, butler: ButlerService, inputs: Sequence[str]) -> list[Group]:
-    """Cut a step into groups.
+    """Cut a step into groups and allot them to its sites.
+
+    Sites with a ``where`` take the values that it selects, those with shares the others; a group never holds values of
+    two. A step that is not cut goes to the site of the largest share.
 
     Parameters
     ----------
@@ -57,28 +62,81 @@ def plan_groups(spec: CampaignSpec, step: str, butler: ButlerService, inputs: Se
     Returns
     -------
     groups
-        In order of submission; the same data give the same groups.
+        In order of submission, each with its site; the same data give the same groups.
 
     Raises
     ------
     NoInputsError
-        If there is nothing to process, or not all of the values that the file lists.
+        If there is nothing to process, or not all of the values that the file lists, or values that no site takes.
     PlanError
-        If the groups cannot be written as predicates.
+        If the groups cannot be written as predicates, or those of sites divide a value.
     ButlerError
         If an input collection is not there, or the repository cannot be asked.
     """
     butler.check_inputs(inputs)
-    wheres = [spec.butler.where, spec.steps[step].where]
+    by, shares = spec.steps[step].group_by, spec.shares_of(step)
+    if by is None:
+        (group,) = whole_group(_wheres(spec, step))
+        return [replace(group, site=max(shares, key=lambda site: shares[site]))]
+    plan = _plan(spec, step, by, butler, inputs)
+    wheres = {site: one.where for site, one in spec.sites_of(step).items() if one.where}
+    counts = plan.counted()
+    if not wheres:
+        return allocate(plan.cut(counts, plan.limits, _wheres(spec, step)), shares)
+    predicates = site_predicates(wheres)
+    taken = {site: plan.selected(where) for site, where in predicates.items()}
+    parts = divide(plan.names, counts, taken, shared=bool(shares))
+    made = []
+    for site, part in parts.items():
+        groups = plan.cut(part, limits_of(plan.limits, part, counts), [*_wheres(spec, step), predicates[site]])
+        shared = site == REST and groups
+        made.append(allocate(groups, shares) if shared else [replace(group, site=site) for group in groups])
+    return in_turn(made)
+
+
+def plan_lane(spec: CampaignSpec, step: str, site: str, butler: ButlerService, inputs: Sequence[str]) -> list[Group]:
+    """Cut what a site has made of the steps before into groups of a step that it processes itself.
+
+    Parameters
+    ----------
+    spec
+        The campaign.
+    step
+        Name of the step, which is in lanes.
+    site
+        The site.
+    butler
+        The repository that holds the site's inputs of the step.
+    inputs
+        The collections that the site will read, in order of search.
+
+    Returns
+    -------
+    groups
+        In order of submission; no other site's groups of the step have any of their names, see
+        `~cm_dagster.plan.names.lane_name`.
+
+    Raises
+    ------
+    NoInputsError
+        If there is nothing to process at the site.
+    PlanError
+        If the step is not cut, or the groups cannot be written as predicates.
+    ButlerError
+        If an input collection is not there, or the repository cannot be asked.
+    """
     by = spec.steps[step].group_by
     if by is None:
-        return whole_group(wheres)
-    limits = Limits(size=by.size, count=by.count, max_quanta=by.max_quanta)
+        raise PlanError(f"{step} has no `group_by`, so that sites can't plan it each for itself")
+    butler.check_inputs(inputs)
     plan = _plan(spec, step, by, butler, inputs)
-    if by.values is None:
-        return found_groups(plan.shape.columns, plan.shape.governors, plan.found(), limits, wheres)
-    listed = expand(by.values, integers=plan.shape.integers)
-    return explicit_groups(plan.columns, plan.shape.governors, plan.listed(listed), listed, limits, wheres)
+    groups = plan.cut(plan.counted(), plan.limits, _wheres(spec, step))
+    lane = list(spec.sites).index(site)
+    return [replace(group, name=lane_name(at, len(groups), lane), site=site) for at, group in enumerate(groups)]
+
+
+def _wheres(spec: CampaignSpec, step: str) -> list[str]:
+    return [spec.butler.where, spec.steps[step].where]
 
 
 def split_group(
@@ -199,12 +257,50 @@ class _Plan:
         inputs = self.work.inputs
         return min(inputs, key=lambda name: (-len(inputs[name]), name), default=None)
 
+    @property
+    def limits(self) -> Limits:
+        """How large groups may be."""
+        return Limits(size=self.by.size, count=self.by.count, max_quanta=self.by.max_quanta)
+
+    @property
+    def values(self) -> list[Value] | None:
+        """The values that the campaign file lists; None if they are to be found."""
+        return None if self.by.values is None else expand(self.by.values, integers=self.shape.integers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of what `counted` gives."""
+        return self.shape.columns if self.by.values is None else self.columns
+
+    def counted(self) -> list[Count]:
+        """Count what there is, for the values that are listed or found."""
+        values = self.values
+        return self.found() if values is None else self.listed(values)
+
+    def selected(self, where: str) -> dict[Row, int]:
+        """Count the datasets of each value that a predicate selects, beside those of campaign and step."""
+        if self.by.values is not None and not self.shape.recorded and self.work is None:
+            raise PlanError(
+                f"the repository has no records of {self.by.dimension} that the `where` of a site could select",
+                advice="give the step `sites` of its own with shares, or a `dataset` in place of `values`",
+            )
+        values = self.values
+        listed = "" if values is None else span(self.by.dimension, values)
+        found = self.butler.counts(self.names, self.dataset, self.inputs, joined(self.where, listed, where))
+        return dict(found)
+
+    def cut(self, counts: Sequence[Count], limits: Limits, wheres: Sequence[str]) -> list[Group]:
+        """Cut what was counted into groups."""
+        governors, values = self.shape.governors, self.values
+        if values is None:
+            return found_groups(self.names, governors, counts, limits, wheres)
+        return explicit_groups(self.names, governors, counts, values, limits, wheres)
+
     def require_all(self, dataset: str) -> Requirement:
         """Find the values that have no dataset of a type."""
-        columns, where = self.shape.columns, self.where
-        listed = None if self.by.values is None else expand(self.by.values, integers=self.shape.integers)
+        columns, where, listed = self.names, self.where, self.values
         if listed is not None:
-            columns, where = self.columns, joined(where, span(self.by.dimension, listed))
+            where = joined(where, span(self.by.dimension, listed))
         reference = None if self.dataset == dataset else self.dataset
         wanted = {row for row, _ in self.butler.counts(columns, reference, self.inputs, where)}
         if listed is not None:

@@ -13,7 +13,7 @@ from lsst.daf.butler import Butler, Timespan
 
 from cm_dagster.assets.steps import step_assets
 from cm_dagster.control.advance import ADVANCE, moves
-from cm_dagster.control.inputs import CHECKED, look_at_inputs
+from cm_dagster.control.inputs import CHECKED, look_at_inputs, prepare_inputs
 from cm_dagster.control.overview import StepView, overview
 from cm_dagster.control.steps import inputs_key
 from cm_dagster.ledger import tags
@@ -175,3 +175,25 @@ def test_without_any_data_nobody_can_go_on(needy: Needy) -> None:
     look = look_at_inputs(needy.rig.site, spec, "step1")
     assert [row.kind for row in look.rows if not row.met] == ["input", "groups"]
     assert look.going_without(["raw", "step1"]).error("step1") is not None
+
+
+def test_groups_of_several_sites_are_summed_up_by_site(needy: Needy) -> None:
+    sites = {SITE: 2, "other": 1, "third": {"where": "visit < 3"}}
+    spec = CampaignSpec.model_validate(needy.spec.model_dump(mode="json") | {"sites": sites})
+    room = [row for row in look_at_inputs(needy.rig.site, spec, "step1").rows if row.kind == "disk space"]
+    assert [row.what for row in room if row.note] == ["submit area of other", "submit area of third"]
+    assert [row.what for row in room if not row.note] == [str(needy.rig.site.area)]
+    table = prepare_inputs(needy.rig.instance, needy.rig.site, spec, "step1")["sites"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [tuple(record.data.values()) for record in table.records] == [
+        (SITE, 2, "24 datasets", "66.7%", "60.0%"),
+        ("other", 1, "16 datasets", "33.3%", "40.0%"),
+        ("third", 1, "8 datasets", "", ""),
+    ]
+    plan = load_plan(needy.rig.instance, "camp", "step1")
+    assert plan
+    assert {site: [group.name for group in plan.at(site)] for site in plan.sites} == {
+        SITE: ["g0000", "g0003"],
+        "other": ["g0002"],
+        "third": ["g0001"],
+    }

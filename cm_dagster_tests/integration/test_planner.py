@@ -21,7 +21,7 @@ from cm_dagster.local.minidrp import pipelines
 from cm_dagster.local.survey import Survey, make_synthetic_survey
 from cm_dagster.plan.groups import Group
 from cm_dagster.services.butler import ButlerService
-from cm_dagster.services.planner import check_requirements, plan_groups, split_group
+from cm_dagster.services.planner import check_requirements, plan_groups, plan_lane, split_group
 from cm_dagster.spec.models import CampaignSpec
 
 PIPELINE = str(Path(pipelines.__path__[0]) / "MiniDRP.yaml")
@@ -85,14 +85,14 @@ def second_instrument(butler: Butler) -> None:
     put(butler, "raw", ["instrument", "exposure", "detector"], data_ids, run="Other/raw")
 
 
-def campaign(sky: Survey, selection: str | None = None, **step: Any) -> CampaignSpec:
+def campaign(sky: Survey, selection: str | None = None, sites: Any = "here", **step: Any) -> CampaignSpec:
     """A campaign of one step."""
     return CampaignSpec.model_validate(
         {
             "campaign": "c",
             "butler": {"input": ["made/all"], "output": "u/c", "where": sky.where if selection is None else selection},
             "pipeline": PIPELINE,
-            "sites": "here",
+            "sites": sites,
             "steps": {"s": {"pipeline": "#step1", **step}},
         }
     )
@@ -181,6 +181,122 @@ def test_a_split_that_is_not_possible_says_why(sky: Survey, service: ButlerServi
     gone = replace(group, where=f"{sky.where} AND visit = 99")
     with pytest.raises(NoInputsError, match="nothing to process"):
         split_group(spec, "s", service, spec.butler.input, gone, 2)
+
+
+def by_site(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    return {site: [group for group in groups if group.site == site] for site in dict.fromkeys(g.site for g in groups)}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "group_by", "where"),
+    [
+        ("raw", {"dimension": "visit", "size": 4}, "visit < 12"),
+        ("raw", {"dimension": "visit", "size": 4}, "band = 'r'"),
+        ("raw", {"dimension": "visit", "values": ["5..25", 2], "size": 3}, "visit < 12"),
+        ("raw", {"dimension": "exposure", "count": 6}, "exposure IN (3, 17, 21..30)"),
+        ("raw", {"dimension": "visit", "max_quanta": 50}, "visit > 20 OR visit = 3"),
+        ("mosaic", {"dimension": "patch", "size": 4}, "tract = 1"),
+    ],
+)
+def test_sites_take_what_their_predicates_select_and_others_share_the_rest(
+    sky: Survey, service: ButlerService, dataset: str, group_by: dict[str, Any], where: str
+) -> None:
+    by = group_by if "values" in group_by else group_by | {"dataset": dataset}
+    wider = f"({where}) OR {'visit = 14' if dataset == 'raw' else 'tract = 2'}"
+    sites = {"usdf": 0.5, "ukdf": {"where": where}, "idf": {"where": wider}, "frdf": 0.5}
+    groups = plan(service, campaign(sky, sites=sites, group_by=by))
+    listed = f"{sky.where} AND visit IN (2, 5..25)" if "values" in by else sky.where
+    parts = {site: sum((found(sky, dataset, g.where) for g in own), Counter()) for site, own in by_site(groups).items()}
+    assert sum(parts.values(), Counter()) == found(sky, dataset, listed)  # each dataset in one group
+    assert parts["ukdf"] == found(sky, dataset, f"{listed} AND ({where})")
+    assert parts["idf"] == found(sky, dataset, f"{listed} AND ({wider}) AND NOT ({where})")
+    assert "values" in by or [g.datasets for g in groups] == [found(sky, dataset, g.where).total() for g in groups]
+    assert [group.name for group in groups] == [f"g{place:04d}" for place in range(len(groups))]
+    usdf, frdf = ([group.datasets for group in by_site(groups)[site]] for site in ("usdf", "frdf"))
+    assert abs(sum(usdf) - sum(frdf)) <= max(usdf + frdf)
+
+
+def test_groups_are_shared_out_by_their_quanta(sky: Survey, service: ButlerService) -> None:
+    by = {"dimension": "visit", "dataset": "raw", "max_quanta": 16}
+    groups = plan(service, campaign(sky, sites={"usdf": 0.6, "frdf": 0.4}, group_by=by))
+    assert [replace(group, site="here") for group in groups] == plan(service, campaign(sky, group_by=by))
+    quanta = {site: sum(group.quanta or 0 for group in own) for site, own in by_site(groups).items()}
+    heaviest = max(group.quanta or 0 for group in groups)
+    assert abs(quanta["usdf"] - 0.6 * sum(quanta.values())) <= heaviest / 2
+
+
+def test_a_step_of_its_own_sites_runs_there(sky: Survey, service: ButlerService) -> None:
+    by = {"dimension": "visit", "dataset": "raw", "size": 4}
+    spec = campaign(sky, group_by=by, sites=["usdf", "frdf"])
+    assert set(by_site(plan(service, spec))) == {"usdf", "frdf"}
+    pinned = spec.model_dump(mode="json")
+    pinned["steps"]["s"]["sites"] = "frdf"
+    assert set(by_site(plan(service, CampaignSpec.model_validate(pinned)))) == {"frdf"}
+
+
+def test_a_step_that_is_not_cut_goes_to_the_largest_share(sky: Survey, service: ButlerService) -> None:
+    sites = {"idf": {"where": "visit < 3"}, "ukdf": 0.2, "usdf": 0.4, "frdf": 0.4}
+    (group,) = plan(service, campaign(sky, sites=sites))
+    assert (group.site, group.where) == ("usdf", f"({sky.where})")
+
+
+def test_data_that_no_site_takes_is_named(sky: Survey, service: ButlerService) -> None:
+    by = {"dimension": "visit", "dataset": "raw", "size": 4}
+    sites = {"usdf": {"where": "visit < 10"}, "frdf": {"where": "visit > 12"}}
+    with pytest.raises(NoInputsError, match=r"no site takes 3 of 30 values: .*visit 10; .*visit 11; .*visit 12"):
+        plan(service, campaign(sky, sites=sites, group_by=by))
+    groups = plan(service, campaign(sky, sites={**sites, "ukdf": 1}, group_by=by))
+    assert [group.size for group in by_site(groups)["ukdf"]] == [3]
+
+
+def test_a_predicate_that_divides_what_groups_are_made_of_is_refused(sky: Survey, service: ButlerService) -> None:
+    """A visit on two tracts would be processed twice; and no visit may lose some of its detectors."""
+    by_visit = {"dimension": "visit", "size": 4}
+    by = by_visit | {"dataset": "raw"}
+    for where in ("detector < 2", f"skymap = '{sky.skymap}' AND tract = 1"):
+        with pytest.raises(PlanError, match=r"the `where` of sites divides \d+ of 30 values: .*visit"):
+            plan(service, campaign(sky, sites={"usdf": 1, "frdf": {"where": where}}, group_by=by))
+    for values in ({"dataset": "raw"}, {"values": ["1..30"]}):
+        with pytest.raises(PlanError, match="divides 30 of 30 values"):  # nobody would take the other detectors
+            plan(service, campaign(sky, sites={"usdf": {"where": "detector < 2"}}, group_by=by_visit | values))
+
+
+def test_values_without_records_cannot_be_selected(sky: Survey, service: ButlerService) -> None:
+    by = {"dimension": "healpix9", "values": ["700..900"], "size": 50}
+    with pytest.raises(PlanError, match="no records of healpix9"):
+        plan(service, campaign(sky, sites={"usdf": 1, "frdf": {"where": "healpix9 < 800"}}, group_by=by))
+    groups = plan(service, campaign(sky, sites=["usdf", "frdf"], group_by=by))
+    assert [len(own) for own in by_site(groups).values()] == [3, 2]
+
+
+def test_a_lane_is_what_its_site_has_made(sky: Survey, service: ButlerService) -> None:
+    spec = CampaignSpec.model_validate(
+        {
+            "campaign": "c",
+            "butler": {"input": ["made/all"], "output": "u/c", "where": sky.where},
+            "pipeline": PIPELINE,
+            "sites": ["usdf", "frdf"],
+            "steps": {
+                "r": {"pipeline": "#step1", "barrier": "site"},
+                "s": {
+                    "pipeline": "#step2",
+                    "needs": ["r"],
+                    "group_by": {"dimension": "visit", "dataset": "calexp", "size": 7},
+                },
+            },
+        }
+    )
+    assert spec.lanes("s")
+    lanes = {site: plan_lane(spec, "s", site, service, ["made/calexp", sky.defaults]) for site in spec.sites}
+    assert [group.name for group in lanes["usdf"]] == ["g0000", "g0001", "g0002"]
+    assert [group.name for group in lanes["frdf"]] == ["g10000", "g10001", "g10002"]
+    assert {group.site for group in lanes["frdf"]} == {"frdf"}
+    made = sum((found(sky, "calexp", group.where) for group in lanes["frdf"]), Counter())
+    assert made == found(sky, "calexp", sky.where)
+    with pytest.raises(NoInputsError, match="nothing to process"):
+        plan_lane(spec, "s", "frdf", service, ["made/map", sky.defaults])
+    with pytest.raises(PlanError, match="r has no `group_by`"):
+        plan_lane(spec, "r", "frdf", service, ["made/all"])
 
 
 @pytest.mark.parametrize(

@@ -104,3 +104,23 @@ def test_no_site_file(cm_run: Cm, hsc: Path, monkeypatch: pytest.MonkeyPatch) ->
     ran = cm_run("plan", hsc)
     assert ran.code == 1
     assert "CM_SITES is not set" in ran.err
+
+
+def test_sites_are_summed_up(cm_run: Cm, hsc: Path, tmp_path: Path) -> None:
+    """The survey has 11 visits and 33 raws; groups are balanced by raws."""
+    site = f"{{butler: {tmp_path / 'repo'}, submit_area: {tmp_path / 'area'}, wms: {{service: a.B, compute_site: x}}"
+    (tmp_path / "sites.yaml").write_text(f"sites: {{local: {site}, home: true}}, other: {site}}}}}")
+    hsc.write_text(hsc.read_text().replace("sites: local", "sites: {local: 2, other: 1}"))
+    text = cm_run("plan", hsc).out
+    assert "local: 2 groups, 23 datasets, 69.7% of what is shared (wanted: 66.7%)" in text
+    assert "other: 1 group, 10 datasets, 30.3% of what is shared (wanted: 33.3%)" in text
+    document = cm_run("plan", hsc, "--json").json["steps"][0]
+    assert [group["site"] for group in document["groups"]] == ["local", "other", "local"]
+    assert [(site["site"], site["groups"], site["amount"]) for site in document["sites"]] == [
+        ("local", 2, 23),
+        ("other", 1, 10),
+    ]
+
+
+def test_sites_are_not_summed_up_where_there_is_one(cm_run: Cm, hsc: Path) -> None:
+    assert "of what is shared" not in cm_run("plan", hsc).out

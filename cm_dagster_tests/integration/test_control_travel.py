@@ -112,7 +112,7 @@ def test_inputs_are_brought_in_the_order_of_submission_a_batch_at_a_time(three: 
 
 
 def test_one_journey_to_a_site_at_a_time(three: Rig) -> None:
-    run_of(three, STAGE, "there", THERE, dg.DagsterRunStatus.QUEUED)
+    run_of(three, STAGE, "there", THERE, dg.DagsterRunStatus.STARTED)
     assert stages(three, "there") == []
     assert stages(three, "far") == [("far", ("g0002",))]
 
@@ -134,7 +134,7 @@ def test_outputs_are_fetched_of_each_site_apart(three: Rig) -> None:
     for group, step in (("g0001", THERE), ("g0004", THERE), ("g0002", FAR)):
         three.accept(group, step=step)
     assert deliveries(three) == [("there", ("g0001",)), ("far", ("g0002",))]
-    run_of(three, DELIVER, SITE, THERE, dg.DagsterRunStatus.QUEUED)
+    run_of(three, DELIVER, SITE, THERE, dg.DagsterRunStatus.STARTED)
     assert deliveries(three) == [("far", ("g0002",))]
 
 

@@ -2,8 +2,8 @@
 
 Uses of ``dagster._core``: `location_origins_from_yaml_paths` reads the file as webserver and daemon do, values from
 the environment included (`CheckError` is what it raises too); `GrpcServerCodeLocationOrigin` is what it gives for a
-code server. `DagsterGrpcClient.get_server_id` is what webserver and daemon themselves ask, every second, and
-`DagsterUserCodeUnreachableError` what it raises.
+code server. `DagsterGrpcClient.get_server_id` is what webserver and daemon themselves ask, every second,
+`list_repositories` how they load a location, and `DagsterUserCodeUnreachableError` what both raise.
 """
 
 from __future__ import annotations
@@ -45,17 +45,19 @@ def addresses(workspace: Path) -> dict[str, tuple[str, int]]:
 
 
 def ping(host: str, port: int, timeout: int = 5) -> str:
-    """Ask a code server whether it is there; gives what is wrong, empty if it answers.
+    """Ask a code server whether it and its definitions are there; gives what is wrong, empty if all answers.
 
     Parameters
     ----------
     host, port
         Where it is.
     timeout
-        Seconds after which the question is given up.
+        Seconds after which the first question is given up.
     """
     try:
-        DagsterGrpcClient(host=host, port=port).get_server_id(timeout=timeout)
+        client = DagsterGrpcClient(host=host, port=port)
+        client.get_server_id(timeout=timeout)
+        client.list_repositories()  # of the process that has the definitions, which may be gone while its parent is not
     except DagsterUserCodeUnreachableError as error:
         return str(error.__cause__ or error).strip().partition("\n")[0]
     return ""

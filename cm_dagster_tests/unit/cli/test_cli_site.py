@@ -6,66 +6,16 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import dagster as dg
 import pytest
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteInstigatorOrigin, RemoteRepositoryOrigin
-from dagster._core.scheduler.instigation import (
-    InstigatorState,
-    InstigatorStatus,
-    SensorInstigatorData,
-    TickData,
-    TickStatus,
-)
-from dagster._daemon.types import DaemonHeartbeat
-from dagster_shared.error import SerializableErrorInfo
 
-from cm_dagster.control.health import read_sites, write_health
+from cm_dagster.control.health import write_health
 from cm_dagster.ledger import sites
 from cm_dagster.policy.states import State
+from cm_dagster_tests.pulses import beat, tick
 from cm_dagster_tests.unit.cli.conftest import Cm, Rig
 
 pytestmark = pytest.mark.usefixtures("rig")
 WHY = ("--reason", "new disks")
-UNREACHABLE = "DagsterUserCodeUnreachableError"
-
-
-def beat(instance: dg.DagsterInstance, ago: float) -> None:
-    """Have Dagster's daemon give a sign of life."""
-    instance.add_daemon_heartbeat(DaemonHeartbeat(time.time() - ago, "SENSOR", "a-daemon", []))
-
-
-def tick(
-    instance: dg.DagsterInstance,
-    ago: float,
-    *,
-    error: str = "",
-    going: bool = False,
-    location: str = "local",
-    on: bool = True,
-) -> None:
-    """Have a site's watch sensor tick; one that went well before it is remembered by Dagster."""
-    code = GrpcServerCodeLocationOrigin(host="host", port=4266, location_name=location)
-    origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(code, "__repository__"), "watch_local")
-    then, well = time.time() - ago, not error and not going
-    status = InstigatorStatus.DECLARED_IN_CODE if on else InstigatorStatus.STOPPED
-    data = SensorInstigatorData(last_tick_success_timestamp=then if well else None, last_sensor_start_timestamp=1.0)
-    state = InstigatorState(origin, InstigatorType.SENSOR, status, data)
-    known = instance.get_instigator_state(state.instigator_origin_id, state.selector_id)
-    (instance.update_instigator_state if known else instance.add_instigator_state)(state)
-    word = TickStatus.STARTED if going else TickStatus.FAILURE if error else TickStatus.SKIPPED
-    what = SerializableErrorInfo("it broke", [], error) if error else None
-    selector = state.selector_id
-    made = TickData(
-        state.instigator_origin_id, "watch_local", InstigatorType.SENSOR, word, then, error=what, selector_id=selector
-    )
-    instance.create_tick(made)
-
-
-def silent_since(instance: dg.DagsterInstance) -> float | None:
-    """For how long the site is silent; None if it is not."""
-    silence = read_sites(instance, {"local": 30.0})["local"].silence
-    return round(time.time() - silence.since) if silence else None
 
 
 def test_a_downtime_is_declared_shown_and_ended(cm_run: Cm, rig: Rig) -> None:
@@ -169,27 +119,6 @@ def test_a_daemon_that_is_dead_is_named_in_place_of_the_code_server(cm_run: Cm, 
     assert shown["silent"]["cause"].startswith(
         "Dagster's daemon, which has the sensors of all sites tick, has given no"
     )
-
-
-def test_only_a_code_server_that_is_away_is_silent(rig: Rig) -> None:
-    instance = rig.instance
-    tick(instance, 3600)
-    assert silent_since(instance) is None  # there never was a daemon
-    beat(instance, 100)
-    tick(instance, 110)
-    assert silent_since(instance) is None  # it is the daemon that was heard of last so long ago
-    beat(instance, 5)
-    assert silent_since(instance) == 110
-    tick(instance, 90, error=UNREACHABLE)
-    tick(instance, 50, error=UNREACHABLE)
-    tick(instance, 30, going=True)
-    assert silent_since(instance) == 110  # by the last tick that went well
-    tick(instance, 20, error="ValueError")
-    assert silent_since(instance) is None  # its code answers, if only with an error
-    tick(instance, 700, on=False)
-    assert silent_since(instance) is None  # somebody has switched the sensor off
-    tick(instance, 15, location="renamed")
-    assert silent_since(instance) is None
 
 
 def test_a_silent_site_and_its_wms(cm_run: Cm, rig: Rig) -> None:

@@ -36,6 +36,9 @@ _FIRST = 100
 """Datasets of the first one: batches grow while they are quick, so that each call gets some done."""
 _SHARE = 20
 """A batch is quick if it takes less than this part of the time that the call has."""
+_WAITS = (0.0, 1.0, 4.0)
+"""Seconds before a batch is tried again that another process may be bringing too. On PostgreSQL a dataset type of new
+dimensions is seen a moment before the table for its datasets is."""
 _SIDELINE = ("_log", "_metadata", "_config", "packages")
 """Ends of the names of dataset types that no task reads."""
 
@@ -226,27 +229,36 @@ class _Transfer:
         return [ref for ref in refs if ref.id not in stored]
 
     def _batch(self, parcel: str, batch: list[DatasetRef], *, dimensions: bool) -> None:
-        """Bring a batch; once more if another process has just done, or is doing, the same."""
+        """Bring a batch; again, after some waiting, if another process has just done, or is doing, the same."""
         from lsst.daf.butler.registry import ConflictingDefinitionError
-        from sqlalchemy.exc import DBAPIError
 
-        try:
-            self._pull(parcel, batch, dimensions=dimensions)
-        except ConflictingDefinitionError:
-            pass
-        except _AtSide as error:
-            if error.side == "source" or not isinstance(error.error.__cause__, DBAPIError):
-                raise
-            self.ends.ask_source(batch[0].run)  # its database may be the one that is away
-            if not _contested(error.error.__cause__):
-                raise
-        else:
-            return
-        batch = self._lacking(batch)
+        for wait in _WAITS:
+            try:
+                self._pull(parcel, batch, dimensions=dimensions)
+            except ConflictingDefinitionError:
+                pass
+            except _AtSide as error:
+                self._check_contested(error, batch[0].run)
+            else:
+                return
+            time.sleep(wait)
+            self.ends.target.close()  # it may remember tables otherwise than they are by now
+            batch = self._lacking(batch)
         try:
             self._pull(parcel, batch, dimensions=dimensions)
         except ConflictingDefinitionError as error:
             self._explain(parcel, batch, error)
+
+    def _check_contested(self, error: _AtSide, run: str) -> None:
+        """Raise an error unless it may come of two processes that bring the same."""
+        from sqlalchemy.exc import DBAPIError
+
+        cause = error.error.__cause__
+        if error.side == "source" or not isinstance(cause, DBAPIError):
+            raise error
+        self.ends.ask_source(run)  # its database may be the one that is away
+        if not _contested(cause):
+            raise error
 
     def _pull(self, parcel: str, batch: list[DatasetRef], *, dimensions: bool) -> None:
         if not batch:

@@ -261,9 +261,9 @@ def test_a_transfer_that_hangs_ends_in_time(to_postgres: Sites) -> None:
     total = fill(to_postgres.source)
     with to_postgres.target.locked("dataset", "ACCESS EXCLUSIVE"):
         begin = time.monotonic()
-        with pytest.raises(TransferError, match="not done within 15 s, while looking up") as caught:
-            to_postgres.deliver(GROUP, deadline=15)
-        assert time.monotonic() - begin < 60  # not LONG
+        with pytest.raises(TransferError, match="not done within 30 s, while looking up") as caught:
+            to_postgres.deliver(GROUP, deadline=30)
+        assert time.monotonic() - begin < LONG / 2
         assert not children()
     assert (caught.value.transient, caught.value.side) == (True, "target")
     assert to_postgres.deliver(GROUP) == [Moved("g0001", total, total, (RUN,))]
@@ -274,7 +274,7 @@ def test_what_came_in_time_counts(to_postgres: Sites) -> None:
     other = Parcel("g0002", ("u/step1/g0002/a01/run",))
     fill(to_postgres.source, other.runs[0])
     to_postgres.deliver(GROUP)
-    moving = ButlerMover().deliver(to_postgres.source.uri, to_postgres.target.uri, [GROUP, other], 20)
+    moving = ButlerMover().deliver(to_postgres.source.uri, to_postgres.target.uri, [GROUP, other], 30)
     with to_postgres.target.locked("collection", "SHARE"):
         assert next(moving) == Moved("g0001", total, 0, (RUN,))
         with pytest.raises(TransferError, match="bringing"):

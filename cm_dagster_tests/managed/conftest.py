@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,8 @@ class Managed:
     """Its scouts fail."""
     slow: Case
     """May submit two groups in an hour."""
+    nights: Case
+    """Its window is closed now, and for hours."""
     held: Case
     """One group is held by a rule, one fails for good, two are well."""
     stops: Case
@@ -43,6 +46,16 @@ class Managed:
         """What the WMS's own log says: name, start and end of each workflow, in seconds since the epoch."""
         query = "SELECT name, created, coalesce(ended, 1e12) FROM run ORDER BY created"
         return [(name, begin, end) for name, begin, end in wms_rows(self.rig.deployment.wms_home(SITE), query)]
+
+    def building(self, case: Case) -> list[tuple[float, float]]:
+        """When the quantum graphs of a campaign were built: from each claim until the WMS had the workflow."""
+        spans = []
+        for name, begin, _ in self.log():
+            campaign, step, _, group, attempt, *_ = name.split(".")
+            if campaign == case.name:
+                claim = self.rig.deployment.submit_area / campaign / step / group / "claims" / attempt
+                spans.append((claim.stat().st_mtime, begin))
+        return spans
 
 
 @pytest.fixture(scope="package")
@@ -62,9 +75,16 @@ def managed(rig: Rig) -> Managed:
         big=_start(rig, "big", faults_of(list(CLASSES.values()))),
         scouts=_start(rig, "scouts", [_at(1, "a bad night")], groups=4, scouts=2),
         slow=_start(rig, "slow", [], groups=4, limits={"per_hour": 2}),
+        nights=_start(rig, "nights", [], groups=2, limits={"windows": [_closed_now()]}),
         held=_start(rig, "held", [_at(1, "look at me"), _at(3, "no hope")], groups=4, **hold),
         stops=_start(rig, "stops", [_at(1, "wrong calibration")], groups=4, limits={"in_flight": 1}, **stop),
     )
+
+
+def _closed_now() -> str:
+    """Write a window of an hour that opens in six hours."""
+    hour = int(time.time() // 3600)
+    return f"{(hour + 6) % 24:02d}:00-{(hour + 7) % 24:02d}:00"
 
 
 def _at(visit: int, message: str) -> dict[str, Any]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 import pytest
 from lsst.daf.butler import Butler
 
-from cm_dagster_tests.managed.campaign import CLASSES, GROUPS, IN_FLIGHT
+from cm_dagster_tests.managed.campaign import BUILDING, CLASSES, GROUPS, IN_FLIGHT
 from cm_dagster_tests.managed.conftest import Managed
 from cm_dagster_tests.system.rig import PATIENCE, SITE, Case, wait_for
 
 
 def _wait(what: str, look: Callable[[], object]) -> None:
     """Wait for longer than other tests do: much goes on at a time here."""
-    wait_for(what, look, 4 * PATIENCE, every=2.0)
+    wait_for(what, look, 8 * PATIENCE, every=2.0)
 
 
 def _done(case: Case) -> None:
@@ -49,6 +50,21 @@ def test_a_rate_per_hour_is_kept_and_said_and_changed_while_it_runs(managed: Man
     assert case.submitted().total() == 2
     case.rig.program("cm", "limits", "set", "--campaign", case.name, "per_hour=10", "--reason", "it is quick enough")
     _done(case)
+
+
+def test_nothing_is_submitted_while_a_window_is_closed(managed: Managed) -> None:
+    case = managed.nights
+    _wait("groups that wait", lambda: "takes groups again from" in _reason(case))
+    shown = case.rig.program("cm", "group", "show", case.name, "step1", "g0000")
+    assert "takes groups again from" in shown
+    assert case.submitted().total() == 0
+    opened = time.time()
+    reason = ["--reason", "the night begins early"]
+    case.rig.program("cm", "limits", "set", "--campaign", case.name, "windows=00:00-24:00", *reason)
+    _done(case)
+    begun = [begin for name, begin, _ in managed.log() if name.startswith(f"{case.name}.")]
+    assert len(begun) == 2
+    assert min(begun) > opened
 
 
 def test_groups_are_held_or_fail_as_the_file_says(managed: Managed) -> None:
@@ -152,8 +168,17 @@ def test_no_limit_is_passed_by_the_log_of_the_wms(managed: Managed) -> None:
     _done(managed.big)
     log = [(begin, end) for name, begin, end in managed.log() if name.startswith("big.")]
     assert len(log) >= GROUPS + 5
-    most = max(sum(begin <= at < end for begin, end in log) for at, _ in log)
-    assert 1 < most <= IN_FLIGHT
+    assert 1 < _most_at_once(log) <= IN_FLIGHT
+
+
+def test_quantum_graphs_are_built_a_few_at_a_time(managed: Managed) -> None:
+    _done(managed.big)
+    assert 1 < _most_at_once(managed.building(managed.big)) <= BUILDING
+
+
+def _most_at_once(spans: Sequence[tuple[float, float]]) -> int:
+    """Count how many of some spans of time, given by begin and end, hold the same moment at most."""
+    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
 
 
 def test_every_group_was_submitted_as_often_as_it_has_attempts(managed: Managed) -> None:

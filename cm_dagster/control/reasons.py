@@ -198,9 +198,10 @@ def _action_text(action: Action) -> str:
     if not action.failed:
         return f"{action.what}: tried again by itself after: {action.cause.text}"
     todo = f"{action.cause.advice}; {action.remedy}" if action.cause.advice else action.remedy
+    text = action.cause.text.rstrip(".")
     if action.cause.missing:
-        return f"{action.cause.text}. What to do: {todo}"
-    return f"{action.what} failed: {action.cause.text}. What to do: {todo}"
+        return f"{text}. What to do: {todo}"
+    return f"{action.what} failed: {text}. What to do: {todo}"
 
 
 def _groups_text(board: Board, step: str, facts: StepFacts) -> list[str]:

@@ -1,4 +1,4 @@
-"""A campaign of real survey records through four steps, unattended, on this machine."""
+"""A campaign of real survey records through four steps at two sites, unattended, on this machine."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from cm_dagster.local.servers import stop_left_over
 __all__ = ["CAMPAIGN", "Demo", "Timing"]
 
 CAMPAIGN = "demo"
+_HOME, _AWAY = "north", "south"
+_SHARES = {_HOME: 0.6, _AWAY: 0.4}
+"""Sites of the demo, each with a Butler, a WMS and a code server of its own, with what they take of each step."""
 _MARK = ".cm_dagster_demo"
 _TICK = 4.0
 """Seconds; short, so that the demo is. The default is 30."""
@@ -66,8 +69,11 @@ class Demo:
 
     @property
     def repo(self) -> Path:
-        """The Butler repository."""
-        return self.deployment.folder / "repo"
+        """The Butler repository of the home site, where all outputs end up."""
+        return self._repo(_HOME)
+
+    def _repo(self, site: str) -> Path:
+        return self.deployment.folder / "repo" / site
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -88,9 +94,10 @@ class Demo:
         self.clean()
         self.deployment.folder.mkdir(parents=True)
         (self.deployment.folder / _MARK).touch()
-        from cm_dagster.local.survey import make_hsc_survey
+        from cm_dagster.local.survey import copy_survey, make_hsc_survey
 
         survey = make_hsc_survey(self.repo)
+        copy_survey(survey, self._repo(_AWAY))
         self.deployment.write(self._sites(), dequeue_seconds=2)
         (self.deployment.folder / "faults.json").write_text(json.dumps(_FAULTS if self.fault else []))
         self.campaign_file.write_text(yaml.safe_dump(self._campaign(survey.defaults, survey.where), sort_keys=False))
@@ -117,24 +124,27 @@ class Demo:
                 shutdown()
 
     def _sites(self) -> dict[str, Any]:
-        local = {
-            "butler": str(self.repo),
-            "submit_area": str(self.deployment.submit_area("local")),
+        return {"sites": {name: self._site(name) for name in _SHARES}}
+
+    def _site(self, name: str) -> dict[str, Any]:
+        return {
+            "home": name == _HOME,
+            "butler": str(self._repo(name)),
+            "submit_area": str(self.deployment.submit_area(name)),
             "wms": {"service": "cm_dagster.local.wms.LocalWmsService", "compute_site": "local", "settle": 5.0},
             "bps": {
-                "site": {"local": {"cores": 2, "warm": True, "preload": "cm_dagster.local.minidrp.tasks"}},
+                "site": {"local": {"cores": 1, "warm": True, "preload": "cm_dagster.local.minidrp.tasks"}},
                 "numberOfRetries": 2,
                 "retryUnlessExit": [],
                 "finalJob": {"requestMemory": 2048},
             },
             "tick": _TICK,
             "env": {
-                "CM_LOCAL_WMS_HOME": str(self.deployment.wms_home("local")),
+                "CM_LOCAL_WMS_HOME": str(self.deployment.wms_home(name)),
                 "CM_MINIDRP_FAULTS": str(self.deployment.folder / "faults.json"),
                 "CM_MINIDRP_STATE": str(self.deployment.folder / "faults"),
             },
         }
-        return {"sites": {"local": local}}
 
     def _campaign(self, inputs: str, where: str) -> dict[str, Any]:
         pipeline = Path(__file__).parent / "minidrp" / "pipelines" / "MiniDRP.yaml"
@@ -154,7 +164,7 @@ class Demo:
             "description": "Real HSC records through a DRP in miniature",
             "butler": {"input": [inputs], "output": "u/demo/hsc", "where": where},
             "pipeline": str(pipeline),
-            "sites": "local",
+            "sites": dict(_SHARES),
             "defaults": {"requirements": {}},
             "steps": steps,
         }

@@ -173,7 +173,8 @@ class ButlerService:
         """Count datasets of a type; one that several collections hold for the same data ID counts once."""
         with self._butler(f"counting {dataset}") as butler, butler.query() as query:
             found = query.datasets(dataset, collections)
-            return (found.where(where) if where else found).count()
+            # Where a predicate meets the dataset type on the sky alone, Butler drops rows after the query.
+            return (found.where(where) if where else found).count(discard=True)
 
     def exists(self, collection: str) -> bool:
         """Say whether there is a collection of this name."""

@@ -16,7 +16,7 @@ import yaml
 
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.servers import Servers
-from cm_dagster.local.survey import Survey, make_synthetic_survey
+from cm_dagster.local.survey import Survey, copy_survey, make_synthetic_survey
 from cm_dagster.local.wms.shutdown import shutdown
 from cm_dagster.services.wms import WmsClient
 from cm_dagster.testing.postgres import PostgresServer
@@ -42,6 +42,7 @@ def started(
     storage: Mapping[str, Any] | None = None,
     site: Mapping[str, Any] | None = None,
     also: Sequence[str] = (),
+    butlers: Mapping[str, str | None] | None = None,
     servers: Callable[[Deployment], Servers] = Servers,
 ) -> Iterator[Rig]:
     """Make a survey and the files of a deployment, and start its servers.
@@ -60,13 +61,20 @@ def started(
         Further settings of the site.
     also
         Names of further sites, of the same Butler.
+    butlers
+        Database of the registry of further sites that have a Butler of their own, by name; None for SQLite.
     servers
         Makes the servers.
     """
     survey = make_synthetic_survey(
         deployment.folder / "repo", visits=visits, detectors=1, tracts=1, patches=1, db_url=registry
     )
-    sites = {name: {**_site(deployment, survey, name), **(site or {})} for name in (SITE, *also)}
+    own = {
+        name: copy_survey(survey, deployment.folder / "repos" / name, db_url=url)
+        for name, url in (butlers or {}).items()
+    }
+    names = (SITE, *also, *own)
+    sites = {name: {**_site(deployment, own.get(name, survey), name), **(site or {})} for name in names}
     sites[SITE]["home"] = True
     deployment.write({"sites": sites}, dequeue_seconds=1)
     _set_up_instance(deployment, storage)

@@ -53,7 +53,7 @@ class Managed:
         for name, begin, _ in self.log():
             campaign, step, _, group, attempt, *_ = name.split(".")
             if campaign == case.name:
-                claim = self.rig.deployment.submit_area / campaign / step / group / "claims" / attempt
+                claim = self.rig.deployment.submit_area(SITE) / campaign / step / group / "claims" / attempt
                 spans.append((claim.stat().st_mtime, begin))
         return spans
 

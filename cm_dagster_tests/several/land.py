@@ -5,40 +5,26 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import yaml
 
+from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.minidrp import PIPELINE
-from cm_dagster.plan.names import StepId
 from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.outages.stage import Stage, Wms
 from cm_dagster_tests.system.rig import PATIENCE, SITE, Case, Rig, wait_for
+from cm_dagster_tests.system.start import pooled, started
 
-__all__ = ["EAST", "GROUPS", "SHARES", "SLEEP", "STEPS", "WEST", "Land", "Shared", "Window"]
+__all__ = ["EAST", "SHARES", "STEPS", "WEST", "Land", "Shared", "open_land"]
 
 EAST, WEST = "east", "west"
 """The sites beside the home site; each has a Butler of its own, on PostgreSQL."""
 SHARES = {SITE: 0.4, EAST: 0.35, WEST: 0.25}
 STEPS = ("step1", "step2", "step3")
-GROUPS = 60
-"""Groups of the first step."""
-SLEEP = 4.0
-"""Seconds that a job of the first step sleeps: the time of a group is not made of computing."""
-
-
-class Window(NamedTuple):
-    """What sites got done in a time."""
-
-    seconds: float
-    accepted: Mapping[str, int]
-    """Groups that were accepted meanwhile, by site."""
-
-    def rate(self, *sites: str) -> float:
-        """Groups that some sites got done in a minute."""
-        return 60.0 * sum(self.accepted[site] for site in sites) / self.seconds
 
 
 @dataclass(frozen=True)
@@ -50,7 +36,6 @@ class Land:
     """Dagster's."""
     registries: Mapping[str, PostgresServer]
     """Of the Butlers, by site."""
-    figures: list[str] = field(default_factory=list)
 
     def wms(self, site: str) -> Wms:
         """The WMS of a site."""
@@ -81,6 +66,10 @@ class Shared(Case):
     """The campaign that is shared out."""
 
     land: Land
+    groups: int
+    """Groups of the first step."""
+    sleep: float
+    """Seconds that a job of the first step sleeps, so that the time of a group is not made of computing alone."""
 
     def write(self) -> None:
         """Write the campaign file: a group per visit, then some, then one."""
@@ -102,7 +91,7 @@ class Shared(Case):
             "steps": steps,
         }
         self.file.write_text(yaml.safe_dump(document))
-        self.set_faults([{"task": "isr", "action": "sleep", "seconds": SLEEP}])
+        self.set_faults([{"task": "isr", "action": "sleep", "seconds": self.sleep}])
 
     # ------------------------------------------------------------------------------------------------ what is seen
 
@@ -111,18 +100,21 @@ class Shared(Case):
         (found,) = [each for each in self.view().steps if each.step == step]
         return Counter({place.site: place.accepted for place in found.sites})
 
-    def window(self, seconds: float) -> Window:
-        """Let a time pass, and count what was accepted meanwhile."""
-        before, begun = self.accepted(), time.monotonic()
-        time.sleep(seconds)
-        after = self.accepted()
-        passed = time.monotonic() - begun
-        return Window(passed, {site: after[site] - before[site] for site in SHARES})
+    def wait_for_others(self, site: str, before: Counter[str]) -> None:
+        """Wait until each site but one has got more done than before, or all that it has."""
+        (step,) = [each for each in self.view().steps if each.step == "step1"]
+        totals = {place.site: place.groups for place in step.sites}
+
+        def look() -> bool:
+            now = self.accepted()
+            return all(now[other] > before[other] or now[other] == totals[other] for other in SHARES if other != site)
+
+        wait_for(f"progress at the sites other than {site}", look, 2 * PATIENCE)
 
     def wait_for_progress(self, site: str) -> float:
         """Wait until a site has got anything more done, and give the time that took, in seconds."""
         before, begun = self.accepted()[site], time.monotonic()
-        wait_for(f"progress at {site}", lambda: self.accepted()[site] > before, PATIENCE)
+        wait_for(f"progress at {site}", lambda: self.accepted()[site] > before, 2 * PATIENCE)
         return time.monotonic() - begun
 
     def reason(self, step: str = "step1") -> str:
@@ -139,5 +131,30 @@ class Shared(Case):
                     assert set(states) == {"SUCCEEDED"}, (name, states)
         return found
 
-    def at(self, step: str, site: str) -> StepId:
-        return StepId(self.name, step, site)
+
+@contextmanager
+def open_land(folder: Path, visits: int, in_flight: int) -> Iterator[Land]:
+    """Start three sites.
+
+    Parameters
+    ----------
+    folder
+        Where their files are to be.
+    visits
+        Number of visits of the survey.
+    in_flight
+        Most workflows at a site at a time.
+    """
+    site = {
+        "limits": {"in_flight": in_flight},
+        "tick": 5.0,
+        # As long as an outage here, so that it is the pauses between tries that bring the campaign through.
+        "backoff": {"first": 5.0, "longest": 10.0},
+        "submit": {"batch": 5},
+    }
+    with ExitStack() as stack:
+        database = stack.enter_context(PostgresServer())
+        registries = {name: stack.enter_context(PostgresServer()) for name in (EAST, WEST)}
+        urls = {name: each.create("registry", extensions=["btree_gist"]).url for name, each in registries.items()}
+        started_ = started(Deployment(folder), visits=visits, storage=pooled(database), site=site, butlers=urls)
+        yield Land(stack.enter_context(started_), database, registries)

@@ -199,7 +199,7 @@ def prepare_inputs(
     begun = any(index.of_step(StepId(spec.campaign, step, site)) for site in spec.sites)
     remote = remote_sites(spec) if len(spec.sites) > 1 or home.name not in spec.sites else ()
     plan = Plan(spec.campaign, step, groups, tuple(input_collections(spec, step)), remote=remote)
-    save_plan(instance, plan, begun=begun)
+    save_plan(instance, plan, begun=begun, sites=spec.sites)
     return {
         "input collection": chain,
         "searched in order": list(plan.inputs),

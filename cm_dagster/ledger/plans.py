@@ -82,7 +82,7 @@ def load_plans(instance: dg.DagsterInstance, campaign: str, steps: Iterable[str]
     return plans
 
 
-def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
+def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool, sites: Iterable[str] = ()) -> bool:
     """Write a step's plan and make its partitions.
 
     Parameters
@@ -93,6 +93,8 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
         The plan.
     begun
         Whether any group of the step has an attempt; then the plan may not change any more.
+    sites
+        Sites of the campaign; those that have no group of the step have no partition of it either.
 
     Returns
     -------
@@ -116,7 +118,7 @@ def save_plan(instance: dg.DagsterInstance, plan: Plan, *, begun: bool) -> bool:
                 f" ({len(before.groups)} before, {len(plan.groups)} now), but its groups have been submitted",
                 advice="the step keeps its groups; put new data into a new step or campaign",
             )
-        _write(instance, plan, {*plan.sites, *(before.sites if before else ())})
+        _write(instance, plan, {*plan.sites, *sites, *(before.sites if before else ())})
         return before != plan
 
 

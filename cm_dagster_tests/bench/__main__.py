@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cm_dagster_tests.bench import poll, submission
+from cm_dagster_tests.bench import poll, sites, submission
 
-_ALL: dict[str, Callable[[Path], Table]] = {"poll": poll.bench, "submit": submission.bench}
+_ALL: dict[str, Callable[[Path], Table]] = {"poll": poll.bench, "submit": submission.bench, "sites": sites.bench}
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cm_dagster_tests.several.land import Land, open_land
 
-GROUPS = 40
+GROUPS = 20
 """Groups of the first step of the campaign."""
 
 

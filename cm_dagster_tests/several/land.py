@@ -71,6 +71,25 @@ class Shared(Case):
     sleep: float
     """Seconds that a job of the first step sleeps, so that the time of a group is not made of computing alone."""
 
+    def write_lanes(self) -> None:
+        """Write the campaign file: a group per visit in two steps, at two sites, of which none waits for the other."""
+        survey = self.rig.survey
+        cut = {"dimension": "visit", "size": 1}
+        first = {"pipeline": "#step1", "group_by": {**cut, "dataset": "raw"}, "barrier": "site"}
+        second = {"pipeline": "#step2", "group_by": {**cut, "dataset": "calexp"}, "needs": ["step1"]}
+        document = {
+            "campaign": self.name,
+            "butler": {
+                "input": [survey.defaults],
+                "output": f"u/test/{self.name}",
+                "where": f"{survey.where} AND visit <= {self.groups}",
+            },
+            "pipeline": str(PIPELINE),
+            "sites": [EAST, WEST],
+            "steps": {"step1": first, "step2": second},
+        }
+        self.file.write_text(yaml.safe_dump(document))
+
     def write(self) -> None:
         """Write the campaign file: a group per visit, then some, then one."""
         survey = self.rig.survey

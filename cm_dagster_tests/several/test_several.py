@@ -84,3 +84,22 @@ def test_what_a_site_has_made_is_the_same_at_home(land: Land, case: Shared, site
         assert len(own) == round(GROUPS * SHARES[site])
         kept = {ref.id for ref in home.query_datasets("calexp", f"u/test/{case.name}", limit=None)}
         assert {ref.id for ref in own} <= kept
+
+
+def test_where_sites_need_nothing_of_each_other_each_goes_on_alone(land: Land) -> None:
+    case = Shared(land.rig, "lanes", land, groups=4, sleep=0.0)
+    case.write_lanes()
+    campaigns.create(land.rig.instance, case.spec(), user="pilot", reason="to be tested")
+    case.start()
+    with land.without_code_server(WEST):
+        wait_for("both steps of east", lambda: case.accepted("step2")[EAST] == 2, 600.0)
+        assert case.accepted("step1")[WEST] == 0
+        assert "west makes its groups when it has step1 (2 of 2 groups left at west)" in case.reason("step2")
+        assert case.view().steps[0].state == "running"
+    case.wait_until_done()
+    names = {name.removeprefix("lanes.") for name in case.workflows()}
+    assert names == {
+        *(f"step1.{site}.g000{n}.a01" for n, site in enumerate([EAST, WEST, EAST, WEST])),
+        *(f"step2.{EAST}.g000{n}.a01" for n in range(2)),
+        *(f"step2.{WEST}.g1000{n}.a01" for n in range(2)),
+    }

@@ -23,7 +23,7 @@ ROWS = {
     for line in TEXT.splitlines()
     if len(cells := [cell.strip() for cell in line.strip("|").split("|")]) == 4 and cells[0].startswith("`")
 }
-SITE = ("wms.settle", "wms.history", "submit", "limits", "backoff", "tick")
+SITE = ("wms.settle", "wms.history", "submit", "limits", "transfer", "backoff", "tick")
 CAMPAIGN = ("sites", "priority", "limits")
 STEP = ("accept", "retry", "requirements", "scouts", "brake", "barrier", "sites", "gate")
 

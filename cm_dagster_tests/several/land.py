@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -114,31 +115,41 @@ class Shared(Case):
 
     # ------------------------------------------------------------------------------------------------ what is seen
 
-    def accepted(self, step: str = "step1") -> Counter[str]:
-        """Number of accepted groups of a step, by site."""
-        (found,) = [each for each in self.view().steps if each.step == step]
-        return Counter({place.site: place.accepted for place in found.sites})
+    def accepted(self, step: str = "") -> Counter[str]:
+        """Number of accepted groups by site, of a step or of all."""
+        found: Counter[str] = Counter()
+        for each in self.view().steps:
+            if step in ("", each.step):
+                found.update({place.site: place.accepted for place in each.sites})
+        return found
+
+    def left(self) -> Counter[str]:
+        """Number of groups that are not accepted, of the steps that are planned, by site."""
+        found: Counter[str] = Counter()
+        for each in self.view().steps:
+            found.update({place.site: place.left for place in each.sites})
+        return found
 
     def wait_for_others(self, site: str, before: Counter[str]) -> None:
-        """Wait until each site but one has got more done than before, or all that it has."""
-        (step,) = [each for each in self.view().steps if each.step == "step1"]
-        totals = {place.site: place.groups for place in step.sites}
+        """Wait until each site but one has got more done than before, or all that there is for it to do."""
 
         def look() -> bool:
-            now = self.accepted()
-            return all(now[other] > before[other] or now[other] == totals[other] for other in SHARES if other != site)
+            now, left = self.accepted(), self.left()
+            return all(now[other] > before[other] or not left[other] for other in SHARES if other != site)
 
         wait_for(f"progress at the sites other than {site}", look, 2 * PATIENCE)
 
     def wait_for_progress(self, site: str) -> float:
-        """Wait until a site has got anything more done, and give the time that took, in seconds."""
+        """Wait until a site that has anything to do has got more done, and give the time that took, in seconds."""
         before, begun = self.accepted()[site], time.monotonic()
-        wait_for(f"progress at {site}", lambda: self.accepted()[site] > before, 2 * PATIENCE)
+        wait_for(f"progress at {site}", lambda: self.accepted()[site] > before or not self.left()[site], 2 * PATIENCE)
         return time.monotonic() - begun
 
-    def reason(self, step: str = "step1") -> str:
-        """What is said of a step."""
-        return next(each.reason for each in self.view().steps if each.step == step)
+    def said(self) -> str:
+        """What is said of all steps, and of the sites."""
+        view = self.view()
+        sites = [json.dumps(each.to_json()) for each in view.sites]
+        return "\n".join([*(each.reason for each in view.steps), *sites])
 
     def workflows(self) -> Counter[str]:
         """How often each workflow of the campaign was submitted, at all sites together, and succeeded."""

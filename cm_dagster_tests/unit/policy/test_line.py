@@ -60,6 +60,15 @@ def test_everything_is_tried_and_nothing_for_ever(bad: set[str], room: int, retr
         assert tries[name] == (0 if name not in reachable else 1 + retries if name in bad else 1)
 
 
+@given(first=st.integers(1, 5), retries=st.integers(0, 3))
+def test_a_group_that_was_moved_goes_on_counting_and_is_tried_as_often_as_any(first: int, retries: int) -> None:
+    line, numbers = Line(NAMES, retries, {NAMES[3]: first}), []
+    while number := dict(line.due(only=[NAMES[3]])).get(NAMES[3]):
+        numbers.append(number)
+        line.note(NAMES[3], Latest(number, State.FAILED))
+    assert numbers == list(range(first, first + 1 + retries))
+
+
 @given(attempt=LATEST, retries=st.integers(0, 4))
 def test_only_what_failed_is_tried_again_by_itself(attempt: Latest, retries: int) -> None:
     number = next_number(attempt, retries)

@@ -88,6 +88,8 @@ class World:
         world.deployment.write({"sites": {SITE: site}}, dequeue_seconds=1)
         settings = yaml.safe_load((world.deployment.home / "dagster.yaml").read_text())
         settings["run_launcher"]["config"] = _LAUNCHER
+        # Runs are forks here, and a fork of one of several threads may wait for ever for a lock that another one held.
+        settings["run_coordinator"]["config"]["dequeue_use_threads"] = False
         (world.deployment.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
         install(world.folder / "bin")
         return world

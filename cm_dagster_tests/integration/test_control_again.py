@@ -237,7 +237,7 @@ def test_what_does_not_fit_the_ledger_now_is_asked_for_again(mover: Mover, clock
     """E.g. a group was launched again between the sensor's look and the run."""
     mover.rig.plan(1)
     mover.rig.accept("g0000")
-    mover.run(collect=LedgerError("1 of 1 groups of step1 are not accepted and chained"))
+    mover.run(collect=LedgerError("1 of 1 groups of step1 are not accepted and at the home site"))
     assert mover.due() == []
     clock.forward(61)
     assert mover.due() == [["step1.collected", "step2.inputs"]]

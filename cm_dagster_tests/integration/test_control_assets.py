@@ -62,7 +62,7 @@ def test_collecting_by_hand_says_what_is_missing(rig: Rig, hsc_repo: Survey) -> 
         patch.setattr("cm_dagster.assets.steps.current_site", lambda: rig.site)
         result = materialize(rig, collected_key("camp", "step1"))
     assert not result.success
-    assert message(result).startswith("2 of 2 groups of step1 are not accepted and chained: g0000, g0001")
+    assert message(result).startswith("2 of 2 groups of step1 are not accepted and at the home site: g0000, g0001")
     rig.site.butler(make_spec()).close()
 
 

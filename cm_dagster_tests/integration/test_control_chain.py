@@ -221,7 +221,7 @@ def test_a_step_with_any_other_group_is_not_collected(own: Rig, rest: str) -> No
     plan = load_plan(own.instance, "camp", "step1")
     assert plan is not None
     assert missing_groups(own.instance, plan) == ["g0001"]
-    with pytest.raises(LedgerError, match="1 of 2 groups of step1 are not accepted and chained: g0001"):
+    with pytest.raises(LedgerError, match="1 of 2 groups of step1 are not accepted and at the home site: g0001"):
         collect(own.instance, own.site, spec, "step1")
     assert children(own, "u/camp/step1") is None
     assert children(own, "u/camp") is None

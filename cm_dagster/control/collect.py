@@ -1,4 +1,4 @@
-"""The whole output of a step, once all of its groups at all sites are accepted and chained."""
+"""The whole output of a step, once all of its groups at all sites are accepted and at the home site."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def collect(instance: dg.DagsterInstance, home: Site, spec: CampaignSpec, step: 
     Raises
     ------
     LedgerError
-        If any group of the step is not accepted and chained.
+        If any group of the step is not accepted and at the home site.
     ButlerError
         If a chain can't be set.
     """

@@ -30,7 +30,7 @@ def advance_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
         target=dg.AssetSelection.tag(tags.KIND, "inputs") | dg.AssetSelection.tag(tags.KIND, "collected"),
         minimum_interval_seconds=int(site.spec.tick),
         default_status=dg.DefaultSensorStatus.RUNNING,
-        description="Collects a step when all its groups are at the home site, accepted; then lets the next ones begin.",
+        description="Collects a step when all its groups are accepted and at the home site; then lets others begin.",
     )
     def sense(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         due = [move for move in moves(context.instance, site) if move.campaign in loaded]

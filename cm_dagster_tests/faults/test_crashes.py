@@ -26,7 +26,7 @@ def test_deaths_at_many_points_leave_nothing_lost_doubled_or_redone(folder: Path
     assert sum(tally.counts.values()) == 0
 
 
-@pytest.mark.parametrize("point", ["claim.taken", "submit.prepared", "record.begun"])
+@pytest.mark.parametrize("point", ["claim.taken", "submit.prepared", "record.begun", "plan.written"])
 def test_a_host_that_wakes_late_beside_another_does_no_harm(played: Play, point: str) -> None:
     result = played(pause(point))
     assert result.crashes[point] == 1

@@ -69,6 +69,7 @@ _ON_BOTH = {
     "test_control_watch",
     "test_ledger_attempts",
     "test_ledger_coordinator",
+    "test_ledger_locks",
     "test_ledger_pulse",
     "test_quanta_check",
 }

@@ -150,6 +150,8 @@ def save_lane(instance: dg.DagsterInstance, plan: Plan, site: str, *, begun: boo
         before = load_plan(instance, plan.campaign, plan.step) or replace(plan, groups=(), lanes=())
         own = replace(before, groups=before.at(site))
         if site in before.lanes and _original(own, plan.groups) == _original(own, own.groups):
+            if not begun:  # who wrote it may have died before its partitions were made
+                _write(instance, before, {site})
             return False
         if begun or set(own.split) & {group.name for group in plan.groups}:
             raise LedgerError(

@@ -28,8 +28,9 @@ _ROUNDS = 5
 """Most rounds of a life that is to die."""
 _DUEL = 4
 """Rounds of each life of a duel."""
-_PEACE = 40
-"""Most rounds in which a world that is left in peace must come to its end."""
+_PEACE = 100
+"""Most rounds in which a world that is left in peace must come to its end: what failed for long is tried again after a
+quarter of an hour, which is 45 of them."""
 
 
 @dataclass

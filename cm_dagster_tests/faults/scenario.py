@@ -20,6 +20,8 @@ GROUPS = [f"{step}/g{number:04d}" for step in ("step1", "step2") for number in r
 """Groups of a world's campaign that anything may happen to."""
 _DUELS = 0.3
 """Part of the scenarios in which two hosts meet."""
+_ASIDE = ("decision.", "overrule.", "restart.", "move.", "stage.", "deliver.", "travel.", "lane.")
+"""How points begin that are passed where people decide, or where there are several sites."""
 ELSEWHERE = frozenset(
     {
         "create.written",  # passed when a world begins
@@ -31,8 +33,10 @@ ELSEWHERE = frozenset(
         "tidy.removed",
         "divide.replaced",
         "rules.done",
+        "sensor.lanes",
+        "sensor.travel",
     }
-) | {name for name in POINTS if name.startswith(("decision.", "overrule.", "restart."))}
+) | {name for name in POINTS if name.startswith(_ASIDE)}
 """Points that a campaign does not pass on its own way, or only after long: their own tests come to them."""
 
 

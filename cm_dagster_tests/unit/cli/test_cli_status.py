@@ -40,7 +40,8 @@ def test_json_of_one_campaign(cm_run: Cm, rig: Rig) -> None:
     assert list(document) == ["campaign", "state", "started", "output", "steps", "sites"]
     assert (document["campaign"], document["state"]) == ("rc2", "running")
     first, second, third = document["steps"]
-    assert list(first) == ["step", "state", "groups", "reason", "failures", "jobs", "waits"]
+    assert list(first) == ["step", "state", "groups", "reason", "failures", "jobs", "waits", "sites"]
+    assert first["sites"] == [{"site": "local", "groups": 8, "accepted": 1, "unstaged": 0, "undelivered": 0}]
     assert list(first["groups"]) == GROUP_KEYS
     assert first["groups"] == {"total": 8} | dict.fromkeys(GROUP_KEYS[1:], 1)
     assert (second["state"], second["reason"]) == ("waiting", "waits for step1 (running)")

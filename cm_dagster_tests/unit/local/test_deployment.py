@@ -9,8 +9,11 @@ import yaml
 
 from cm_dagster.assets.audit import audit_job
 from cm_dagster.assets.jobs import site_jobs
+from cm_dagster.control.lanes import LANE
+from cm_dagster.control.travel import DELIVER, STAGE
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger.locations import addresses
+from cm_dagster.ledger.tags import place_at
 from cm_dagster.local.deployment import Deployment, template
 from cm_dagster.local.servers import Servers
 
@@ -58,5 +61,6 @@ def test_each_site_has_its_own_folders_and_environment(two: Deployment, monkeypa
 def test_places_of_runs_are_counted_for_each_site_alone() -> None:
     limits = yaml.safe_load(template("dagster.yaml"))["run_coordinator"]["config"]["tag_concurrency_limits"]
     single = {each["key"] for each in limits if each["value"] == {"applyLimitPerUniqueValue": True}}
-    jobs = [job.tags for job in site_jobs("east").values()] + [audit_job("east").tags or {}]
+    jobs = [job.tags for job in site_jobs("east", [STAGE, DELIVER]).values()] + [audit_job("east").tags or {}]
+    jobs.append(place_at(LANE, "east"))  # its runs are of assets, and get it from the sensor
     assert sorted(single) == sorted(key for tags in jobs for key, value in tags.items() if value == "east")

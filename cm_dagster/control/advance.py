@@ -48,14 +48,15 @@ class Chain:
 def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
     """Name the steps with accepted groups that are not in the step's chain at a site.
 
-    A step that can be collected is left out at the home site: its collection chains the last groups itself. So is one
-    whose chain is being set, or waits after a failure.
+    A step that can be collected is left out at the home site: its collection chains the last groups itself. At another
+    site a chain may be behind also when the step is collected, since what is collected is at the home site. Left out
+    are chains that are being set, or wait after a failure.
     """
     boards = [board for board in load_boards(instance) if board.campaign.started]
     steps = {
         StepId(board.name, step, site.name): board.campaign
         for board in boards
-        for step in board.active
+        for step in (board.active if site.spec.home else board.plans)
         if not site.spec.home or missing_groups(instance, board.plans[step], except_chains_of=site.name)
     }
     index = index_of(instance)

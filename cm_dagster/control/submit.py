@@ -37,7 +37,7 @@ from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
-from cm_dagster.ledger.attempts import read_attempt
+from cm_dagster.ledger.attempts import index_of, read_attempt
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import AttemptId, step_input
 from cm_dagster.plan.render import bps_config
@@ -48,6 +48,10 @@ from cm_dagster.services.submitter import Prepared, SubmitOutcome, SubmitResult,
 from cm_dagster.spec import CampaignSpec
 
 __all__ = ["Submission", "submit"]
+
+_LISTED = (State.SUBMITTED, State.RUNNING)
+_WITNESSES = 5
+"""Most workflows of a site that a list must hold if it is to show that there is no other."""
 
 
 @dataclass
@@ -190,21 +194,34 @@ class _Batch:
         elif left and left.outcome is SubmitOutcome.SUBMITTED:
             self._adopt(taken, found, left.wms_id or "", str(left.submit_dir), "submitted before")
         elif found:
-            own = oldest_first(found)[0]
-            report = self.site.wms.report_one(own, self.site.spec.wms.history)
-            submit_dir = (report and report.path) or (str(left.submit_dir) if left and left.submit_dir else "")
-            self._adopt(taken, found, own, submit_dir, "found by name")
+            self._adopt_found(taken, found, left)
         elif not taken.new and taken.idle() < self.site.spec.wms.settle:
             self.log.info("%s: wait, the WMS may not show it yet", taken.attempt.id.workflow)
             self.done.waiting += 1
         elif not taken.new and events.cancel_asked(self.instance, taken.attempt.run_id):
             message = "Cancelled before submission; nothing was submitted."
             events.cancelled(self.instance, taken.attempt.run_id, message, swept=True)
+        elif not taken.new and (hidden := self._look_again(taken)):
+            self._adopt_found(taken, hidden, left)
         else:
             if taken.attempt.state is State.UNKNOWN:
                 events.set_state(self.instance, taken.attempt, State.CLAIMED)  # it is known now: the WMS has nothing
             return left is not None and self._given_up(taken, left)
         return True
+
+    def _look_again(self, taken: Taken) -> list[str]:
+        """Look once more for a workflow that may have been submitted, in a list that must show others we know of."""
+        at_site = index_of(self.instance).open_at(self.site.name)
+        settled = time.time() - self.site.spec.wms.settle
+        known = [each.wms_id for each in at_site if each.state in _LISTED and each.sent and each.sent < settled]
+        name = taken.attempt.id.workflow
+        return self.site.wms.find([name], self.site.spec.wms.history, known[-_WITNESSES:])[name]
+
+    def _adopt_found(self, taken: Taken, found: Sequence[str], left: SubmitResult | None) -> None:
+        own = oldest_first(found)[0]
+        report = self.site.wms.report_one(own, self.site.spec.wms.history)
+        submit_dir = (report and report.path) or (str(left.submit_dir) if left and left.submit_dir else "")
+        self._adopt(taken, found, own, submit_dir, "found by name")
 
     def _given_up(self, taken: Taken, left: SubmitResult) -> bool:
         """Fail an attempt of which nothing is at the WMS, if it is not to be tried again."""
@@ -287,7 +304,12 @@ class _Batch:
         """Fail an attempt of which nothing was sent, or let it wait if that passes."""
         error, attempt = result.error, taken.attempt
         if error is None or not error.transient:
-            self._fail(taken, str(error))
+            # Of an earlier try nobody knew for certain: it may have come to light by now.
+            found = [] if taken.new else self._look_again(taken)
+            if found:
+                self._adopt_found(taken, found, result)
+            else:
+                self._fail(taken, str(error))
             return
         wait = longer(self.site, wait_of(attempt), str(error), attempt.run_id)
         if wait.lasts(time.time()) >= self._patience:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -148,7 +148,7 @@ class WmsClient:
         found = [report for report in map(_report, runs or ()) if report.wms_id]
         return found[0] if found else None
 
-    def find(self, names: Iterable[str], history: float) -> dict[str, list[str]]:
+    def find(self, names: Iterable[str], history: float, known: Sequence[str] = ()) -> dict[str, list[str]]:
         """Look workflows up by name.
 
         Parameters
@@ -157,6 +157,9 @@ class WmsClient:
             The names.
         history
             How far back ended workflows are looked for, in days.
+        known
+            Ids that the list must hold unless the WMS has forgotten them: what a list without them does not show may
+            be there all the same.
 
         Returns
         -------
@@ -166,12 +169,17 @@ class WmsClient:
         Raises
         ------
         WmsError
-            If the look-up failed; that is never the same as an empty answer.
+            If the look-up failed, or its list is not whole; that is never the same as an empty answer.
         """
         ids: dict[str, list[str]] = {name: [] for name in names}
-        for report in self.report_all(history).values():
+        reports = self.report_all(history)
+        for report in reports.values():
             if report.name in ids:
                 ids[report.name].append(report.wms_id)
+        hidden = next((id_ for id_ in known if id_ not in reports and self.report_one(id_, history)), None)
+        if hidden is not None:
+            what = f"the list of the WMS lacks workflow {hidden}, which it knows by its id: it may lack others too"
+            raise WmsError(what, advice="a part of the WMS does not answer; ask who runs it", transient=True)
         return ids
 
     def ping(self) -> None:

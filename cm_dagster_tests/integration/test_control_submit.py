@@ -20,6 +20,7 @@ from cm_dagster.ledger import events
 from cm_dagster.ledger.claims import Claims
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import State
+from cm_dagster.services.submitter import Prepared, SubmitResult
 from cm_dagster.services.wms import WmsState
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig
 from cm_dagster_tests.integration.stand_ins import Killed
@@ -210,6 +211,36 @@ def test_a_workflow_that_the_wms_shows_late_is_not_submitted_twice(step: Rig) ->
     step.wms.hidden = set()
     assert step.submit(run_id).submitted == 1
     assert step.submitter.submissions == {name("g0000"): 1}
+
+
+def test_a_list_that_lacks_what_is_known_by_its_id_shows_nothing(step: Rig) -> None:
+    other, run_id = step.queue("g0001"), step.queue("g0000")
+    step.submit(other)
+    step.submitter.turns = [step.submitter.sent]
+    step.submit(run_id)
+    step.wms.unlisted = {"1", "2"}  # one of several schedulers is away
+    assert step.submit(run_id).waiting == 1
+    assert "it may lack others too" in step.notes(run_id)
+    step.wms.unlisted = set()
+    step.submit(run_id)
+    assert step.attempt(run_id).wms_id == "2"
+    assert step.submitter.submissions == {name("g0000"): 1, name("g0001"): 1}
+
+
+def test_before_an_attempt_fails_its_earlier_tries_are_looked_for_once_more(step: Rig) -> None:
+    run_id = step.queue("g0000")
+    step.submitter.turns = [step.submitter.sent]
+    step.submit(run_id)
+    step.wms.hidden = {"1"}
+
+    def bad(one: Prepared) -> SubmitResult:
+        step.wms.hidden = set()
+        return step.submitter.bad(one)
+
+    step.submitter.turns = [bad]
+    assert step.submit(run_id).submitted == 1
+    assert (step.attempt(run_id).wms_id, step.state(run_id)) == ("1", State.SUBMITTED)
+    assert step.wms.alive() == [name("g0000")]
 
 
 def test_a_permanent_failure_fails_the_attempt_with_its_cause_and_not_the_others(step: Rig) -> None:

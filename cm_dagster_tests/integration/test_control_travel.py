@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from cm_dagster.control import site as sites
+from cm_dagster.control.advance import chains_due
 from cm_dagster.control.collect import missing_groups
 from cm_dagster.control.deliver import deliver
 from cm_dagster.control.dispatch import why_group_waits, wishes
@@ -17,7 +18,7 @@ from cm_dagster.control.floor import Floor
 from cm_dagster.control.overview import overview
 from cm_dagster.control.site import Site
 from cm_dagster.control.stage import remember
-from cm_dagster.control.steps import Document, inputs_key, load_boards
+from cm_dagster.control.steps import Document, collected_key, inputs_key, load_boards
 from cm_dagster.control.travel import DELIVER, STAGE, deliveries_due, stages_due
 from cm_dagster.errors import ButlerError
 from cm_dagster.ledger import tags
@@ -51,7 +52,7 @@ def three(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rig:
 
 
 def other(rig: Rig, name: str) -> Site:
-    return Site(name, rig.site.spec)
+    return Site(name, rig.site.spec.model_copy(update={"home": False}))
 
 
 def stages(rig: Rig, name: str) -> list[tuple[str, tuple[str, ...]]]:
@@ -154,6 +155,14 @@ def test_what_is_accepted_anew_is_fetched_anew(three: Rig) -> None:
     three.accept("g0001", 2, step=THERE)
     remember(three.instance, Document.DELIVERED, THERE, {"g0001": 1})
     assert deliveries(three) == [("there", ("g0001",))]
+
+
+def test_the_chain_at_a_site_follows_also_when_the_step_is_collected(three: Rig) -> None:
+    three.accept("g0001", step=THERE)
+    three.materialize(collected_key("camp", "step1"))  # what was delivered is complete, whatever is chained elsewhere
+    assert [due.step for due in chains_due(three.instance, other(three, "there"))] == [THERE]
+    remember(three.instance, Document.CHAINED, THERE, {"g0001": 1})
+    assert chains_due(three.instance, other(three, "there")) == []
 
 
 class _Stumbling:

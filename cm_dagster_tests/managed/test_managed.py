@@ -5,71 +5,56 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
 
 import dagster as dg
 import pytest
 from lsst.daf.butler import Butler
 
 from cm_dagster_tests.managed.campaign import BUILDING, CLASSES, GROUPS, IN_FLIGHT
-from cm_dagster_tests.managed.conftest import Managed
-from cm_dagster_tests.system.rig import PATIENCE, SITE, Case, wait_for
-
-
-def _wait(what: str, look: Callable[[], object]) -> None:
-    """Wait for longer than other tests do: much goes on at a time here."""
-    wait_for(what, look, 8 * PATIENCE, every=2.0)
-
-
-def _done(case: Case) -> None:
-    _wait(f"the end of {case.name}", lambda: case.view().state == "done")
-
-
-def _reason(case: Case) -> str:
-    (step,) = json.loads(case.rig.program("cm", "status", case.name, "--json"))["steps"]
-    return str(step["reason"])
+from cm_dagster_tests.managed.conftest import Managed, building, done, most_at_once, reason, wait, wms_log
+from cm_dagster_tests.system.rig import SITE, Case
 
 
 def test_a_scout_that_fails_holds_the_step(managed: Managed) -> None:
     case = managed.scouts
-    _wait("two scouts that ended", lambda: case.count() == {"accepted": 1, "failed": 1, "planned": 2})
-    assert "waits for its scouts g0000 (failed: " in _reason(case)
-    assert "a bad night" in _reason(case)
+    wait("two scouts that ended", lambda: case.count() == {"accepted": 1, "failed": 1, "planned": 2})
+    assert "waits for its scouts g0000 (failed: " in reason(case)
+    assert "a bad night" in reason(case)
     case.set_faults([])
     case.rig.program("cm", "group", "retry", case.name, "step1", "g0000", "--reason", "the night was looked at")
-    _done(case)
+    done(case)
     assert case.submitted() == {"g0000.a01": 1, "g0000.a02": 1, "g0001.a01": 1, "g0002.a01": 1, "g0003.a01": 1}
 
 
 def test_a_rate_per_hour_is_kept_and_said_and_changed_while_it_runs(managed: Managed) -> None:
     case = managed.slow
-    _wait("two groups", lambda: case.count() == {"accepted": 2, "planned": 2})
+    wait("two groups", lambda: case.count() == {"accepted": 2, "planned": 2})
     shown = case.rig.program("cm", "group", "show", case.name, "step1", "g0003")
     assert "2 of at most 2 submissions in the last 60 minutes" in shown
-    assert "2 groups to go: campaign slow: 2 of at most 2 submissions" in _reason(case)
+    assert "2 groups to go: campaign slow: 2 of at most 2 submissions" in reason(case)
     assert case.submitted().total() == 2
     case.rig.program("cm", "limits", "set", "--campaign", case.name, "per_hour=10", "--reason", "it is quick enough")
-    _done(case)
+    done(case)
 
 
 def test_nothing_is_submitted_while_a_window_is_closed(managed: Managed) -> None:
     case = managed.nights
-    _wait("groups that wait", lambda: "takes groups again from" in _reason(case))
+    wait("groups that wait", lambda: "takes groups again from" in reason(case))
     shown = case.rig.program("cm", "group", "show", case.name, "step1", "g0000")
     assert "takes groups again from" in shown
     assert case.submitted().total() == 0
     opened = time.time()
     reason = ["--reason", "the night begins early"]
     case.rig.program("cm", "limits", "set", "--campaign", case.name, "windows=00:00-24:00", *reason)
-    _done(case)
-    begun = [begin for name, begin, _ in managed.log() if name.startswith(f"{case.name}.")]
+    done(case)
+    begun = [begin for name, begin, _ in wms_log(managed.rig) if name.startswith(f"{case.name}.")]
     assert len(begun) == 2
     assert min(begun) > opened
 
 
 def test_groups_are_held_or_fail_as_the_file_says(managed: Managed) -> None:
     case = managed.held
-    _wait("an end", lambda: case.count() == {"accepted": 2, "failed": 1, "held": 1} and case.view().state)
+    wait("an end", lambda: case.count() == {"accepted": 2, "failed": 1, "held": 1} and case.view().state)
     assert case.view().state == "blocked"
     assert case.submitted().total() == 4
     listed = case.rig.program("cm", "group", "list", case.name, "--state", "held")
@@ -81,13 +66,13 @@ def test_groups_are_held_or_fail_as_the_file_says(managed: Managed) -> None:
 
 def test_a_rule_stops_a_step(managed: Managed) -> None:
     case = managed.stops
-    _wait("the stop", lambda: case.count() == {"failed": 1, "planned": 3} and "paused" in _reason(case))
-    assert "rule wrong" in _reason(case)
+    wait("the stop", lambda: case.count() == {"failed": 1, "planned": 3} and "paused" in reason(case))
+    assert "rule wrong" in reason(case)
     assert case.submitted() == {"g0000.a01": 1}
     case.set_faults([])
     case.rig.program("cm", "step", "resume", case.name, "step1", "--reason", "the calibration is right now")
     case.rig.program("cm", "group", "retry", case.name, "step1", "g0000", "--reason", "the calibration is right now")
-    _done(case)
+    done(case)
 
 
 def _decided(case: Case, group: str) -> list[tuple[str, str]]:
@@ -99,7 +84,7 @@ def _decided(case: Case, group: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("place", range(len(CLASSES)), ids=[name.replace(" ", "-") for name in CLASSES])
 def test_each_fault_is_dealt_with_as_the_file_says(managed: Managed, place: int) -> None:
     case, fate, group = managed.big, list(CLASSES.values())[place], f"g{place:04d}"
-    _done(case)
+    done(case)
     attempts = case.attempts(group)
     if fate.action != "split":  # the group itself is no more
         assert _decided(case, group) == ([(f"rule {fate.rule}", fate.action)] if fate.rule else [])
@@ -118,7 +103,7 @@ def test_each_fault_is_dealt_with_as_the_file_says(managed: Managed, place: int)
 
 
 def test_the_sum_of_quanta_is_what_the_butler_counts(managed: Managed) -> None:
-    _done(managed.big)
+    done(managed.big)
     told = {step["step"]: step for step in json.loads(managed.rig.program("cm", "quanta", "big", "--json"))["steps"]}
     groups = told["step1"]["groups"]
     assert (groups["total"], groups["accepted"], groups["below"], groups["uncounted"]) == (GROUPS + 1, GROUPS + 1, 1, 0)
@@ -136,7 +121,7 @@ def test_the_sum_of_quanta_is_what_the_butler_counts(managed: Managed) -> None:
 
 
 def test_what_found_no_work_is_told_as_a_caveat(managed: Managed) -> None:
-    _done(managed.big)
+    done(managed.big)
     group = f"g{list(CLASSES).index('nothing to do'):04d}"
     wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(managed.big.key()), asset_partitions=[group])
     (record,) = managed.rig.instance.fetch_materializations(wanted, limit=1).records
@@ -148,7 +133,7 @@ def test_what_found_no_work_is_told_as_a_caveat(managed: Managed) -> None:
 
 
 def test_a_passive_rule_says_what_it_would_do_and_does_not(managed: Managed) -> None:
-    _done(managed.big)
+    done(managed.big)
     first, _ = managed.big.attempts(f"g{list(CLASSES).index('what passes'):04d}")
     told = managed.rig.ui.messages(first.run_id, "EngineEvent")
     assert any("passive rule would-hold would hold the group" in each for each in told), told
@@ -156,7 +141,7 @@ def test_a_passive_rule_says_what_it_would_do_and_does_not(managed: Managed) -> 
 
 def test_more_memory_was_asked_for(managed: Managed) -> None:
     case, place = managed.big, list(CLASSES).index("too little memory")
-    _done(case)
+    done(case)
     first, second = (attempt.tags["cm/attempt"] for attempt in case.attempts(f"g{place:04d}"))
     assert (first, second) == ("1", "2")
     folder = case.rig.deployment.submit_area(SITE) / "big" / "step1" / f"g{place:04d}"
@@ -165,26 +150,21 @@ def test_more_memory_was_asked_for(managed: Managed) -> None:
 
 
 def test_no_limit_is_passed_by_the_log_of_the_wms(managed: Managed) -> None:
-    _done(managed.big)
-    log = [(begin, end) for name, begin, end in managed.log() if name.startswith("big.")]
+    done(managed.big)
+    log = [(begin, end) for name, begin, end in wms_log(managed.rig) if name.startswith("big.")]
     assert len(log) >= GROUPS + 5
-    assert 1 < _most_at_once(log) <= IN_FLIGHT
+    assert 1 < most_at_once(log) <= IN_FLIGHT
 
 
 def test_quantum_graphs_are_built_a_few_at_a_time(managed: Managed) -> None:
-    _done(managed.big)
-    assert 1 < _most_at_once(managed.building(managed.big)) <= BUILDING
-
-
-def _most_at_once(spans: Sequence[tuple[float, float]]) -> int:
-    """Count how many of some spans of time, given by begin and end, hold the same moment at most."""
-    return max(sum(begin <= at < end for begin, end in spans) for at, _ in spans)
+    done(managed.big)
+    assert 1 < most_at_once(building(managed.rig, campaign="big")) <= BUILDING
 
 
 def test_every_group_was_submitted_as_often_as_it_has_attempts(managed: Managed) -> None:
-    _done(managed.big)
+    done(managed.big)
     assert set(managed.big.submitted().values()) == {1}
-    names = [name.split(".")[3] for name, _, _ in managed.log() if name.startswith("big.step1.")]
+    names = [name.split(".")[3] for name, _, _ in wms_log(managed.rig) if name.startswith("big.step1.")]
     fates = dict(zip((f"g{place:04d}" for place in range(GROUPS)), CLASSES.values(), strict=False))
     wanted = Counter({f"g{place:04d}": 1 for place in range(GROUPS)})
     wanted.update({group: fate.attempts - 1 for group, fate in fates.items()})

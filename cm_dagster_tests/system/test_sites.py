@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from cm_dagster.cli import cm
 from cm_dagster.control import health
+from cm_dagster.ledger import campaigns
 from cm_dagster.ledger.pulse import read_ticks
 from cm_dagster.local.deployment import Deployment
-from cm_dagster_tests.system.rig import CODE, SITE, Rig, wait_for
+from cm_dagster_tests.system.rig import CODE, SITE, Rig, wait_for, wms_rows
 from cm_dagster_tests.system.start import started
 
 OTHER = "other"
@@ -29,7 +32,7 @@ def _ready() -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A deployment of two sites."""
-    with started(Deployment(tmp_path_factory.mktemp("sites")), visits=1, also=[OTHER]) as rig:
+    with started(Deployment(tmp_path_factory.mktemp("sites")), visits=4, also=[OTHER]) as rig:
         yield rig
 
 
@@ -80,6 +83,36 @@ def test_a_dead_code_server_shows_and_the_other_site_goes_on(two: Rig, monkeypat
     case.set_faults([])
     case.wait_until_done()
     assert case.submitted() == {"g0000.a01": 1}
+
+
+def test_a_backfill_waits_for_its_site_and_one_at_another_site_does_not(two: Rig) -> None:
+    case = two.describe("filled", visits=range(1, 5))
+    case.file.write_text(yaml.safe_dump({**yaml.safe_load(case.file.read_text()), "sites": [SITE, OTHER]}))
+    campaigns.create(two.instance, case.spec(), user="pilot", reason="to be tested")
+    here = case.make_groups()
+    there = sorted(two.ui.partitions(case.key(stage=OTHER)).unmaterialized)
+    assert (len(here), len(there)) == (2, 2)
+
+    waits = two.ui.backfill([case.key()], here)
+    two.kill(CODE)
+    wait_for("the location that is down", lambda: down(two) == {SITE})
+    goes = two.ui.backfill([case.key(stage=OTHER)], there)
+    wait_for("the other site's backfill", lambda: two.ui.backfill_status(goes).status == "COMPLETED_SUCCESS")
+    log = two.deployment.logs / "daemon.log"
+    wait_for("the daemon that waits", lambda: f"Backfill {waits} was unable to continue" in log.read_text())
+    assert two.ui.backfill_status(waits).status == "REQUESTED"
+
+    two.revive(CODE)
+    wait_for("the backfill that waited", lambda: two.ui.backfill_status(waits).status == "COMPLETED_SUCCESS")
+    assert two.ui.partitions(case.key()).materialized == set(here)
+    found = Counter(
+        name
+        for site in (SITE, OTHER)
+        for (name,) in wms_rows(two.deployment.wms_home(site), "SELECT name FROM run WHERE name LIKE 'filled.%'")
+    )
+    assert found == {
+        f"filled.step1.{site}.{group}.a01": 1 for site, groups in ((SITE, here), (OTHER, there)) for group in groups
+    }
 
 
 def test_no_process_has_the_environment_of_another_site(two: Rig) -> None:

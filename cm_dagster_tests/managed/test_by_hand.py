@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
-from lsst.daf.butler import Butler
+from lsst.daf.butler import Butler, MissingCollectionError
 
 from cm_dagster_tests.managed.conftest import Managed, at, done, make, wait
 from cm_dagster_tests.system.rig import Case
@@ -35,8 +37,10 @@ def _do(case: Case, verb: str, *words: str, code: int = 0) -> str:
 
 
 def _chained(case: Case) -> list[str]:
-    with Butler.from_config(str(case.rig.survey.root)) as butler:
+    """Collections in the chain of the step, which the first accepted group makes."""
+    with Butler.from_config(str(case.rig.survey.root)) as butler, suppress(MissingCollectionError):
         return list(butler.collections.get_info(f"u/test/{case.name}/step1/at/local").children)
+    return []
 
 
 def _run(group: str, number: int = 1) -> str:

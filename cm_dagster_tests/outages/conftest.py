@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from cm_dagster.local.deployment import Deployment
 from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.faults.clock import Clock
 from cm_dagster_tests.outages.disk import SmallDisk
-from cm_dagster_tests.outages.stage import IN_FLIGHT, Figures, HousedServers, Long, Stage, Wms
+from cm_dagster_tests.outages.stage import IN_FLIGHT, HousedServers, Long, Stage, Wms
 from cm_dagster_tests.system.rig import SITE
 from cm_dagster_tests.system.start import pooled, started
 
@@ -28,7 +28,6 @@ _SITE = {
     # As long as an outage here, so that it is the pauses between tries that bring the campaign through.
     "backoff": {"first": 5.0, "longest": 10.0},
 }
-_figures: list[Figures] = []
 
 
 @pytest.fixture(scope="package")
@@ -54,7 +53,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         )
         clock, wms = Clock(deployment.folder / "clock"), Wms(deployment.wms_home(SITE))
         rig = replace(rig, prefix=tuple(disk.prefix))
-        yield Stage(rig, database, registry, disk, clock, wms, _figures)
+        yield Stage(rig, database, registry, disk, clock, wms)
 
 
 @pytest.fixture(scope="package")
@@ -70,13 +69,10 @@ def begun(stage: Stage) -> Long:
 
 
 @pytest.fixture
-def campaign(begun: Long) -> Long:
+def campaign(begun: Long, record_property: Callable[[str, object], None]) -> Iterator[Long]:
     """The campaign, in the middle: groups are accepted, run, and wait for a slot."""
     begun.make_sure_it_is_in_the_middle()
-    return begun
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what the outages took."""
-    for each in _figures:
-        terminalreporter.write_line(str(each))
+    yield begun
+    for each in begun.stage.figures:
+        record_property("figure", str(each))
+    begun.stage.figures.clear()

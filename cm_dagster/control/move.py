@@ -194,13 +194,9 @@ class _Hand:
             self._cancel_queued(group)
         self.index = index_of(self.instance)
         results = {each.group: self.look(groups[each.group], each.after) for each in wanted}
-        refused = {name for name, result in results.items() if not result.done}
-        if refused:
-            kept = {name: moved for name, moved in {**moves, **now}.items() if name not in refused or name in moves}
-            write_moves(
-                self.instance, self.board.name, self.step, {**kept, **{n: moves[n] for n in refused & set(moves)}}
-            )
-        going = {name: moved for name, moved in now.items() if name not in refused}
+        going = {name: moved for name, moved in now.items() if results[name].done}
+        if len(going) < len(now):
+            write_moves(self.instance, self.board.name, self.step, {**moves, **going})
         if going:
             change.write(replace(self.plan, groups=tuple(_moved(each, going) for each in self.plan.groups)))
             crash_point("move.planned")

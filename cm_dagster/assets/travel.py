@@ -12,9 +12,9 @@ from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import current_site
 from cm_dagster.control.stage import stage
 from cm_dagster.control.steps import chained_key, delivered_key, inputs_key, staged_key
-from cm_dagster.control.travel import DELIVER, STAGE
-from cm_dagster.errors import CmError
-from cm_dagster.ledger import tags
+from cm_dagster.control.travel import DELIVER, STAGE, leave_behind
+from cm_dagster.errors import CmError, TransferError
+from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.plan.names import StepId
 from cm_dagster.services.mover import ButlerMover, Moved
@@ -57,9 +57,13 @@ def travel(context: _Context, kind: str, step: StepId, groups: Sequence[str], *,
             metadata: Metadata = {"datasets": moved.datasets, "brought by this run": moved.new, "in": list(moved.runs)}
             context.log_event(dg.AssetMaterialization(_KEYS[kind](step), partition=group, metadata=metadata))
 
+    revision = campaigns.find(context.instance, step.campaign).revision
     try:
         done = _WORK[kind](context.instance, current_site(), ButlerMover(), step, groups, tell)
     except CmError as error:
+        if isinstance(error, TransferError) and error.faults:
+            run_id = context.run.run_id
+            leave_behind(context.instance, kind, step, error.faults, revision=revision, run_id=run_id)
         fail(error)
     if asked and (missing := sorted(set(groups) - set(done))):
         raise dg.Failure(f"nothing to bring of {', '.join(missing)}", allow_retries=False)

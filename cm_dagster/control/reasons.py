@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cm_dagster.control.again import Failed, failed
+from cm_dagster.control.astray import read_astray
 from cm_dagster.control.health import SiteHealth
 from cm_dagster.control.history import Cause, iso, retried_after
 from cm_dagster.control.places import Journeys
 from cm_dagster.control.steps import Board, Document, accepted, collected_key, inputs_key
-from cm_dagster.control.travel import DELIVER, STAGE, trip_tag
+from cm_dagster.control.travel import DELIVER, DOCUMENTS, STAGE, trip_tag
 from cm_dagster.control.waiting import GroupWait, waits_text
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import AttemptIndex
@@ -72,10 +73,12 @@ def failed_action(
     if collecting := _of_asset(instance, board, collected_key(board.name, step), f"collecting {step}"):
         return collecting
     for id_, way in journeys.items():
-        if way.unstaged and (found := _of_trip(instance, board, id_, STAGE, f"bringing inputs to {id_.site}")):
-            return found
-        if way.undelivered and (found := _of_trip(instance, board, id_, DELIVER, f"bringing {step} from {id_.site}")):
-            return found
+        for kind, what, groups in (
+            (STAGE, f"bringing inputs to {id_.site}", way.unstaged),
+            (DELIVER, f"bringing {step} from {id_.site}", way.undelivered),
+        ):
+            if groups and (found := _of_trip(instance, board, id_, kind, what, groups)):
+                return found
     ids = [StepId(board.name, step, site) for site in plan.sites]
     chained = Document.CHAINED.read(instance, ids)
     behind = [id_ for id_ in ids if chained.get(id_.tag, {}) != accepted(index, id_)]
@@ -94,9 +97,20 @@ def _of_asset(instance: dg.DagsterInstance, board: Board, key: dg.AssetKey, what
     return Action(what, again) if again else None
 
 
-def _of_trip(instance: dg.DagsterInstance, board: Board, step: StepId, kind: str, what: str) -> Action | None:
+def _of_trip(
+    instance: dg.DagsterInstance, board: Board, step: StepId, kind: str, what: str, groups: Sequence[str]
+) -> Action | None:
+    """Say what is wrong with journeys: with the last one, or with groups that earlier ones have left behind."""
     wanted = dg.RunsFilter(tags={tags.TRIP: trip_tag(kind, step)})
-    return _of_run(instance, board, wanted, what)
+    if found := _of_run(instance, board, wanted, what):
+        return found
+    astray = read_astray(instance, DOCUMENTS[kind], [step]).get(step.tag, {})
+    left = {name: each for name in groups if (each := astray.get(name)) and each.revision == board.campaign.revision}
+    if not left:
+        return None
+    first, *more = left.values()
+    cause = Cause(first.cause + (f" (and {count_of(len(more), 'other group')})" if more else ""), first.advice)
+    return Action(what, cause, _again(first.run_id))
 
 
 def _of_chain(instance: dg.DagsterInstance, board: Board, step: StepId) -> Action | None:
@@ -107,8 +121,11 @@ def _of_chain(instance: dg.DagsterInstance, board: Board, step: StepId) -> Actio
 def _of_run(instance: dg.DagsterInstance, board: Board, wanted: dg.RunsFilter, what: str) -> Action | None:
     records = instance.get_run_records(wanted, limit=1)
     found = failed(instance, records[0], board.campaign) if records else None
-    remedy = f"re-execute run {found.run_id} in the UI when that is put right" if found else ""
-    return _action(what, found, remedy)
+    return _action(what, found, _again(found.run_id) if found else "")
+
+
+def _again(run_id: str) -> str:
+    return f"re-execute run {run_id} in the UI when that is put right"
 
 
 def _action(what: str, found: Failed | None, remedy: str) -> Action | None:

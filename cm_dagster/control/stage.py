@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from cm_dagster.control.astray import forget_astray
 from cm_dagster.control.chain import one_writer
 from cm_dagster.control.collect import step_runs
 from cm_dagster.control.inputs import own_inputs
 from cm_dagster.control.site import Site, home_repo
 from cm_dagster.control.steps import Document
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import LedgerError, NoInputsError, TransferError
+from cm_dagster.errors import CmError, LedgerError, NoInputsError, TransferError
 from cm_dagster.ledger import campaigns, store
 from cm_dagster.ledger.plans import Plan, load_plan, load_plans
 from cm_dagster.plan.groups import Group
@@ -88,6 +89,7 @@ def remember(instance: dg.DagsterInstance, document: Document, step: StepId, num
         before = document.read(instance, [step]).get(step.tag, {})
         store.put(instance, document.key(step), {**before, **numbers})
         crash_point("travel.remembered")
+        forget_astray(instance, document, step, numbers)
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,17 @@ class _Staging:
             crash_point("stage.moved")
             chain_inputs(self.instance, self.site, self.spec, self.step.step)
             crash_point("stage.chained")
+            lacking: CmError | None = error
             for group in groups:
                 if group.name in arrived:
-                    self._check(home, group)
-                    yield group, arrived[group.name]
-            if error is not None:
-                raise error
+                    try:
+                        self._check(home, group)
+                    except NoInputsError as found:  # of the one group; the others need not wait for it
+                        lacking = lacking or found
+                    else:
+                        yield group, arrived[group.name]
+            if lacking is not None:
+                raise lacking
         finally:
             home.close()
 

@@ -7,25 +7,29 @@ due is told from the ledger alone; the Butlers are asked in the runs.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
 
 from cm_dagster.control.again import look_at_last
+from cm_dagster.control.astray import note_astray, read_astray
 from cm_dagster.control.lifeline import living
 from cm_dagster.control.site import Site, known_sites
 from cm_dagster.control.steps import Board, Document, accepted, load_boards
+from cm_dagster.errors import TransferError
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import UNFINISHED, index_of
 from cm_dagster.plan.names import StepId
 
 __all__ = [
     "DELIVER",
+    "DOCUMENTS",
     "STAGE",
     "Trip",
     "deliveries_due",
     "journeys_of",
+    "leave_behind",
     "stages_due",
     "trip_tag",
     "undelivered",
@@ -36,6 +40,8 @@ STAGE = "stage"
 """Value of ``cm/kind`` on the runs that bring inputs to a site."""
 DELIVER = "deliver"
 """The same on those that bring outputs to the home site."""
+DOCUMENTS: Mapping[str, Document] = {STAGE: Document.STAGED, DELIVER: Document.DELIVERED}
+"""What groups are after each of these journeys."""
 
 
 def journeys_of(site: Site) -> list[str]:
@@ -65,8 +71,8 @@ def trip_tag(kind: str, step: StepId) -> str:
     return f"{kind} {step.tag}"
 
 
-def unstaged(board: Board, step: StepId, staged: Mapping[str, int]) -> list[str]:
-    """Name the groups of a step at a site whose inputs are still to be brought there, in order.
+def unstaged(board: Board, step: StepId, staged: Mapping[str, int]) -> dict[str, int]:
+    """Give the groups of a step at a site whose inputs are still to be brought there, in order.
 
     Parameters
     ----------
@@ -76,11 +82,16 @@ def unstaged(board: Board, step: StepId, staged: Mapping[str, int]) -> list[str]
         The step, which is planned.
     staged
         What is there already (`Document.STAGED`).
+
+    Returns
+    -------
+    numbers
+        Number of the first attempt of each that reads them, by name of the group.
     """
     plan = board.plans[step.step]
     if step.site not in plan.remote or plan.lanes:
-        return []
-    return [group.name for group in plan.at(step.site) if group.name not in staged]
+        return {}
+    return {group.name: group.first for group in plan.at(step.site) if group.name not in staged}
 
 
 def undelivered(board: Board, step: StepId, numbers: Mapping[str, int], delivered: Mapping[str, int]) -> dict[str, int]:
@@ -111,8 +122,8 @@ def stages_due(instance: dg.DagsterInstance, site: Site) -> list[Trip]:
         for step in board.active
     ]
     known = Document.STAGED.read(instance, [step for _, step in steps])
-    left = ((board, step, unstaged(board, step, known.get(step.tag, {}))) for board, step in steps)
-    return list(_trips(instance, site, STAGE, ((board, step, names) for board, step, names in left if names)))
+    left = [(board, step, unstaged(board, step, known.get(step.tag, {}))) for board, step in steps]
+    return list(_trips(instance, site, STAGE, left))
 
 
 def deliveries_due(instance: dg.DagsterInstance, home: Site) -> list[Trip]:
@@ -126,28 +137,66 @@ def deliveries_due(instance: dg.DagsterInstance, home: Site) -> list[Trip]:
     ]
     index = index_of(instance)
     known = Document.DELIVERED.read(instance, [step for _, step in steps])
-    left = (
-        (board, step, list(undelivered(board, step, accepted(index, step), known.get(step.tag, {}))))
-        for board, step in steps
-    )
-    return list(_trips(instance, home, DELIVER, ((board, step, names) for board, step, names in left if names)))
+    left = [
+        (board, step, undelivered(board, step, accepted(index, step), known.get(step.tag, {}))) for board, step in steps
+    ]
+    return list(_trips(instance, home, DELIVER, left))
+
+
+def leave_behind(
+    instance: dg.DagsterInstance,
+    kind: str,
+    step: StepId,
+    faults: Mapping[str, TransferError],
+    *,
+    revision: int,
+    run_id: str,
+) -> None:
+    """Leave groups out of the next journeys that failed for good, each by a fault of its own.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    kind
+        `STAGE` or `DELIVER`.
+    step
+        The step at a site.
+    faults
+        What was wrong, by name of the group.
+    revision
+        Of the campaign when the journey began: later decisions let them be tried again.
+    run_id
+        Run of the journey.
+    """
+    if kind == DELIVER:
+        numbers = accepted(index_of(instance), step)
+    else:
+        plan = load_boards(instance, [step.campaign])[0].plans[step.step]
+        numbers = {group.name: group.first for group in plan.at(step.site)}
+    note_astray(instance, DOCUMENTS[kind], step, faults, numbers, revision=revision, run_id=run_id)
 
 
 def _trips(
-    instance: dg.DagsterInstance, site: Site, kind: str, left: Iterable[tuple[Board, StepId, list[str]]]
+    instance: dg.DagsterInstance, site: Site, kind: str, left: Sequence[tuple[Board, StepId, Mapping[str, int]]]
 ) -> Iterator[Trip]:
     """Make trips of what is left, but of no site to which, or from which, one is under way."""
-    wanted = dg.RunsFilter(tags={tags.KIND: kind}, statuses=UNFINISHED)
-    mine = f"{kind}_{site.name}"
-    records = [each for each in instance.get_run_records(wanted) if each.dagster_run.job_name == mine]
-    busy = {StepId.from_tag(each.dagster_run.tags[tags.STEP]).site for each in living(instance, site, records)}
-    for board, step, names in left:
+    waiting = [(board, step, numbers) for board, step, numbers in left if numbers]
+    if not waiting:
+        return
+    busy = _busy_sites(instance, site, kind)
+    astray = read_astray(instance, DOCUMENTS[kind], [step for _, step, _ in waiting])
+    for board, step, numbers in waiting:
         if step.site in busy:
             continue
+        lost = {name: each for name, each in astray.get(step.tag, {}).items() if name in numbers}
+        names = [name for name, number in numbers.items() if name not in lost or not lost[name].stays(board, number)]
         trip = trip_tag(kind, step)
         last = instance.get_run_records(dg.RunsFilter(tags={tags.TRIP: trip}), limit=1)
         look = look_at_last(instance, site, board.campaign, last[0] if last else None)
-        if look.is_due:
+        # What failed of its own fault is left out; the rest of its journey has arrived.
+        told = look.failed is not None and look.failed.run_id in {each.run_id for each in lost.values()}
+        if names and (look.is_due or told):
             busy.add(step.site)
             chosen = tuple(names[: site.spec.transfer.batch])
             digest = hashlib.sha256(" ".join(chosen).encode()).hexdigest()[:16]
@@ -155,3 +204,11 @@ def _trips(
             own = {tags.STEP: step.tag, tags.TRIP: trip, **tags.place_at(kind, step.site)}
             own |= look.tags(site, board.campaign, trip)
             yield Trip(step, chosen, f"{trip} {digest}{look.key}", own)
+
+
+def _busy_sites(instance: dg.DagsterInstance, site: Site, kind: str) -> set[str]:
+    """Sites to or from which a journey is under way."""
+    wanted = dg.RunsFilter(tags={tags.KIND: kind}, statuses=UNFINISHED)
+    mine = f"{kind}_{site.name}"
+    records = [each for each in instance.get_run_records(wanted) if each.dagster_run.job_name == mine]
+    return {StepId.from_tag(each.dagster_run.tags[tags.STEP]).site for each in living(instance, site, records)}

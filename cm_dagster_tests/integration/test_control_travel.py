@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 
+from cm_dagster.control import again, history
 from cm_dagster.control import site as sites
 from cm_dagster.control.advance import chains_due
+from cm_dagster.control.astray import read_astray
 from cm_dagster.control.collect import missing_groups
 from cm_dagster.control.deliver import deliver
 from cm_dagster.control.dispatch import why_group_waits, wishes
 from cm_dagster.control.floor import Floor
+from cm_dagster.control.history import Cause
 from cm_dagster.control.overview import overview
 from cm_dagster.control.site import Site
 from cm_dagster.control.stage import remember
 from cm_dagster.control.steps import Document, collected_key, inputs_key, load_boards
-from cm_dagster.control.travel import DELIVER, STAGE, deliveries_due, stages_due
-from cm_dagster.errors import ButlerError
-from cm_dagster.ledger import tags
+from cm_dagster.control.travel import DELIVER, STAGE, deliveries_due, leave_behind, stages_due
+from cm_dagster.errors import ButlerError, TransferError
+from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.plans import Plan, save_plan
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import StepId
@@ -191,6 +196,66 @@ def test_what_has_arrived_is_remembered_though_the_journey_breaks_off(three: Rig
     assert Document.DELIVERED.read(three.instance, [THERE]) == {THERE.tag: {"g0001": 1}}
     run = "u/camp/step1/g0001/a01/run"
     assert mover.asked[0] == ("/repo/there", three.site.spec.butler, Parcel("g0001", (run,)))
+
+
+def _leave_behind(rig: Rig, kind: str, group: str, step: StepId) -> dg.DagsterRun:
+    """Have a journey fail since one group can't be brought, for good."""
+    run = run_of(rig, kind, SITE if kind == DELIVER else step.site, step, dg.DagsterRunStatus.STARTED)
+    fault = TransferError("a file is lost", advice="look for it")
+    revision = campaigns.find(rig.instance, "camp").revision
+    leave_behind(rig.instance, kind, step, {group: fault}, revision=revision, run_id=run.run_id)
+    rig.instance.report_run_failed(run, "a file is lost")
+    return run
+
+
+@pytest.fixture
+def final(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have runs fail for good, as they do by a `dagster.Failure`, which no run of these tests can raise."""
+    found = history.run_cause
+
+    def cause(*args: Any) -> Cause:
+        return replace(found(*args), final=True, advice="look for it")
+
+    monkeypatch.setattr(again, "run_cause", cause)
+
+
+@pytest.mark.usefixtures("final")
+def test_a_group_that_cannot_be_brought_does_not_keep_the_others(three: Rig) -> None:
+    three.accept("g0001", step=THERE)
+    assert deliveries(three) == [("there", ("g0001",))]
+    run = _leave_behind(three, DELIVER, "g0001", THERE)
+    assert deliveries(three) == []
+    three.accept("g0004", step=THERE)
+    assert deliveries(three) == [("there", ("g0004",))]
+    other_run = run_of(three, DELIVER, SITE, THERE, dg.DagsterRunStatus.SUCCESS)
+    remember(three.instance, Document.DELIVERED, THERE, {"g0004": 1})
+    assert deliveries(three) == []
+    assert other_run.run_id != run.run_id
+    (view,) = overview(three.instance, ["camp"])
+    said = f"bringing step1 from there failed: a file is lost. What to do: look for it; re-execute run {run.run_id}"
+    assert said in view.steps[0].reason
+
+
+@pytest.mark.usefixtures("final")
+def test_what_was_left_behind_is_tried_again_after_a_decision_or_as_another_attempt(three: Rig) -> None:
+    run = _leave_behind(three, STAGE, "g0001", THERE)
+    assert stages(three, "there") == [("there", ("g0004",))]
+    campaigns.pause(three.instance, "camp", user="pilot", reason="to look for it")
+    assert stages(three, "there") == [("there", ("g0001",))]
+    assert run.run_id
+
+    three.accept("g0001", step=THERE)
+    _leave_behind(three, DELIVER, "g0001", THERE)
+    assert deliveries(three) == []
+    three.accept("g0001", 2, step=THERE)
+    assert deliveries(three) == [("there", ("g0001",))]
+
+
+@pytest.mark.usefixtures("final")
+def test_what_arrives_after_all_is_left_behind_no_longer(three: Rig) -> None:
+    _leave_behind(three, STAGE, "g0001", THERE)
+    remember(three.instance, Document.STAGED, THERE, {"g0001": 1})
+    assert read_astray(three.instance, Document.STAGED, [THERE]) == {THERE.tag: {}}
 
 
 def test_the_overview_says_what_is_left_where(three: Rig) -> None:

@@ -44,8 +44,8 @@ def test_nothing_is_submitted_while_a_window_is_closed(managed: Managed) -> None
     assert "takes groups again from" in shown
     assert case.submitted().total() == 0
     opened = time.time()
-    reason = ["--reason", "the night begins early"]
-    case.rig.program("cm", "limits", "set", "--campaign", case.name, "windows=00:00-24:00", *reason)
+    why = ["--reason", "the night begins early"]
+    case.rig.program("cm", "limits", "set", "--campaign", case.name, "windows=00:00-24:00", *why)
     done(case)
     begun = [begin for name, begin, _ in wms_log(managed.rig) if name.startswith(f"{case.name}.")]
     assert len(begun) == 2

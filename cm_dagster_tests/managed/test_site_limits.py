@@ -9,7 +9,6 @@ import pytest
 
 from cm_dagster_tests.managed.conftest import (
     SECOND,
-    Managed,
     building,
     closed_now,
     done,
@@ -40,11 +39,11 @@ def _ended(*cases: Case) -> int:
 
 
 @pytest.fixture(scope="module")
-def two(managed: Managed) -> tuple[Case, Case]:
+def two(rig: Rig) -> tuple[Case, Case]:
     """Two campaigns at a site that is closed now, and then takes nine groups in an hour."""
     limits = (f"in_flight={_IN_FLIGHT}", f"building={_BUILDING}", f"per_hour={_PER_HOUR}")
-    _limit(managed.rig, *limits, f"windows={closed_now()}")
-    first, second = (make(managed.rig, name, _SLEEP, SECOND, groups=_GROUPS) for name in ("first", "second"))
+    _limit(rig, *limits, f"windows={closed_now()}")
+    first, second = (make(rig, name, _SLEEP, SECOND, groups=_GROUPS) for name in ("first", "second"))
     first.start()
     second.start()
     return first, second
@@ -73,8 +72,7 @@ def test_a_site_takes_what_its_limits_allow_of_all_campaigns_together(two: tuple
     assert 1 < most_at_once(building(rig, SECOND)) <= _BUILDING
 
 
-def test_after_an_outage_of_its_wms_a_site_takes_more_and_more(managed: Managed, two: tuple[Case, Case]) -> None:
-    rig = managed.rig
+def test_after_an_outage_of_its_wms_a_site_takes_more_and_more(rig: Rig, two: tuple[Case, Case]) -> None:
     for case in two:
         done(case)
     ramp = ("ramp_up.after=0.05", f"ramp_up.over={_OVER / 60.0}", "ramp_up.start=0.1")

@@ -50,8 +50,11 @@ class Managed:
 
 def wms_log(rig: Rig, site: str = SITE) -> list[tuple[str, float, float]]:
     """What a WMS's own log says: name, start and end of each workflow, in seconds since the epoch."""
+    home = rig.deployment.wms_home(site)
+    if not (home / "wms.sqlite").exists():  # it was never asked for anything
+        return []
     query = "SELECT name, created, coalesce(ended, 1e12) FROM run ORDER BY created"
-    return [(name, begin, end) for name, begin, end in wms_rows(rig.deployment.wms_home(site), query)]
+    return [(name, begin, end) for name, begin, end in wms_rows(home, query)]
 
 
 def building(rig: Rig, site: str = SITE, campaign: str = "*") -> list[tuple[float, float]]:

@@ -156,6 +156,8 @@ def why_group_waits(floor: Floor, board: Board, step: str, group: str) -> str:
         Name of the group.
     """
     attempt = floor.index.of_step(floor.step_id(board, step)).get(group)
+    if attempt is not None and attempt.state is State.CLAIMED and not floor.waits(attempt):
+        return floor.site_slow
     if attempt is not None and attempt.state is State.QUEUED:
         own = turn(attempt)
     elif step in board.active and (found := _next_of(floor, board, step, group)):

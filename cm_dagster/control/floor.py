@@ -16,7 +16,7 @@ from cm_dagster.control.limits import limits, site_now
 from cm_dagster.control.steps import Board, load_boards
 from cm_dagster.control.waiting import wait_of
 from cm_dagster.ledger.attempts import Attempt
-from cm_dagster.policy.limits import Limits, Use, clock, last_return, room, share, why_full
+from cm_dagster.policy.limits import Limits, Use, clock, last_return, room, room_again, share, why_full, why_slow
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 from cm_dagster.spec import SiteSpec
 
@@ -131,9 +131,13 @@ class Floor(Holding):
         if self.downtime is not None:
             return 0
         own = limits(board.campaign.now.limits) if board else self.limits
-        use = self._own_use(board) if board else self.use
-        only = Limits(per_hour=own.per_hour, building=own.building)
-        return room(only, replace(use, pending=use.building), self.now)
+        return room_again(own, self._own_use(board) if board else self.use, self.now)
+
+    @property
+    def site_slow(self) -> str:
+        """Why the site submits no more of what is in its hands already; empty but for a while after an outage."""
+        reason = why_slow(self.limits, self.use, self.now)
+        return reason and f"site {self.name}: {reason}"
 
     def share(self, campaign: str) -> tuple[Use, Callable[[int], float]]:
         """Give what a campaign uses of the site's limits, and what it would have of them with so many groups more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cm_dagster.policy.windows import Window, next_opening
 
@@ -19,8 +19,10 @@ __all__ = [
     "last_return",
     "remember",
     "room",
+    "room_again",
     "share",
     "why_full",
+    "why_slow",
 ]
 
 HOUR = 3600.0
@@ -97,6 +99,30 @@ def room(limits: Limits, use: Use, now: float) -> int:
     return min((left for left, _ in _checks(limits, use, now)), default=UNLIMITED)
 
 
+def room_again(limits: Limits, use: Use, now: float) -> int:
+    """How many of those may be handed over once more that are in the site's hands already, without a workflow.
+
+    They hold their slots, and a window was open for them; so what counts is what is built and submitted now.
+
+    Parameters
+    ----------
+    limits
+        The limits.
+    use
+        What is used of them.
+    now
+        The time, in seconds since the epoch.
+    """
+    going = replace(use, pending=use.building)
+    slow = (left for left, _ in _slowly(limits, going, now))
+    return min(room(Limits(per_hour=limits.per_hour, building=limits.building), going, now), *slow, UNLIMITED)
+
+
+def why_slow(limits: Limits, use: Use, now: float) -> str:
+    """Say that after an outage no more may be submitted for now; empty if it is not so."""
+    return next((sentence for left, sentence in _slowly(limits, replace(use, pending=0), now) if left <= 0), "")
+
+
 def why_full(limits: Limits, use: Use, now: float) -> str:
     """Say which limit keeps groups from going now, with its numbers; empty if none does."""
     return next((sentence for left, sentence in _checks(limits, use, now) if left <= 0), "")
@@ -115,6 +141,10 @@ def _checks(limits: Limits, use: Use, now: float) -> Iterator[tuple[int, str]]:
     if limits.building is not None:
         building = f"{use.building} of at most {limits.building} quantum graphs are being built"
         yield limits.building - use.building, building
+    yield from _slowly(limits, use, now)
+
+
+def _slowly(limits: Limits, use: Use, now: float) -> Iterator[tuple[int, str]]:
     if (ramp := limits.ramp) and use.returned is not None and now - use.returned < ramp.over > 0:
         yield _ramp(limits, ramp, use, use.returned, now)
 

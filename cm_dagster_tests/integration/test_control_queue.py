@@ -14,14 +14,17 @@ import pytest
 from dagster._core.events import DagsterEvent
 from dagster._core.test_utils import create_run_for_test
 
-from cm_dagster.control.dispatch import wishes
+from cm_dagster.control.dispatch import why_group_waits, wishes
+from cm_dagster.control.floor import Floor
+from cm_dagster.control.health import write_health
 from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.queue import Batch, batches, in_work
 from cm_dagster.control.waiting import wait_of
 from cm_dagster.ledger import campaigns, events, tags
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
-from cm_dagster.spec.sites import LimitsSpec, SubmitSpec
+from cm_dagster.spec.limits import LimitsSpec, RampUp
+from cm_dagster.spec.sites import SubmitSpec
 from cm_dagster_tests.integration.conftest import Clock
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, SUBMIT, Rig, make_spec
 from cm_dagster_tests.integration.stand_ins import Killed
@@ -203,6 +206,27 @@ def test_what_is_submitted_again_keeps_to_the_limits_too(rig: Rig) -> None:
     assert due(rig) == [tuple(lost[:2])]
     hold_life_line(rig.site, submit_run(rig, lost[:1]))
     assert due(rig) == [(lost[1],)]
+
+
+def test_what_an_outage_has_kept_in_the_hands_of_the_site_goes_slowly_too(rig: Rig, clock: Clock) -> None:
+    rig.create()
+    rig.plan(30)
+    rig.restrict(limits=LimitsSpec(in_flight=30, ramp_up=RampUp(after=5, over=60, start=0.1)))
+    lost = [rig.queue(f"g{n:04d}") for n in range(30)]
+    write_health(rig.instance, SITE, answers=True)
+    rig.wms.down = True
+    rig.submit(*lost)
+    clock.forward(600)
+    rig.wms.down = False
+    write_health(rig.instance, SITE, answers=True)
+    assert due(rig) == [tuple(lost[:3])]
+    rig.submit(*lost[:3])
+    assert due(rig) == []
+    floor = Floor(rig.instance, SITE, rig.site.spec)
+    said = why_group_waits(floor, floor.boards["camp"], "step1", "g0029")
+    assert said.startswith(f"site {SITE}: 3 of at most 3 submissions since then: the WMS is back since ")
+    clock.forward(1800)
+    assert len(due(rig)[0]) == 13
 
 
 def test_attempts_in_a_living_submit_run_are_not_handed_out_again(rig: Rig) -> None:

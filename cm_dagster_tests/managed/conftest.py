@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -85,8 +84,8 @@ def done(case: Case) -> None:
 
 def reason(case: Case) -> str:
     """What is said of a campaign of one step."""
-    (step,) = json.loads(case.rig.program("cm", "status", case.name, "--json"))["steps"]
-    return str(step["reason"])
+    (step,) = case.view().steps
+    return step.reason
 
 
 @pytest.fixture(scope="package")

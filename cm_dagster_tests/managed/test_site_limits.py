@@ -83,13 +83,16 @@ def test_after_an_outage_of_its_wms_a_site_takes_more_and_more(rig: Rig, two: tu
         wait("the outage that is seen", lambda: not _answers(case))
         time.sleep(10.0)
         returned = time.time()
-    wait("the return", lambda: _answers(case))
-    wait("the reason", lambda: "the WMS is back since" in reason(case))
+    wait("the reason", lambda: "the WMS is back since" in _why(case, _RAMP - 1))
     done(case)
     begun = [begin - returned for name, begin, _ in wms_log(rig, SECOND) if name.startswith("ramp.")]
     assert len(begun) == _RAMP
     for number, at in enumerate(begun, start=1):
         assert number <= max(1, int((0.1 + 0.9 * at / _OVER) * _RAMP)), begun
+
+
+def _why(case: Case, number: int) -> str:
+    return case.rig.program("cm", "group", "show", case.name, "step1", f"g{number:04d}")
 
 
 def _answers(case: Case) -> bool:

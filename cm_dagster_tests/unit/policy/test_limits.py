@@ -6,7 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cm_dagster.policy.limits import HOUR, UNLIMITED, Limits, Ramp, Use, last_return, remember, room, share, why_full
+from cm_dagster.policy.limits import (
+    HOUR,
+    UNLIMITED,
+    Limits,
+    Ramp,
+    Use,
+    last_return,
+    remember,
+    room,
+    room_again,
+    share,
+    why_full,
+    why_slow,
+)
 from cm_dagster.policy.windows import Window
 
 NOW = 1_000_000_000.0  # Sunday, 9 September 2001, 01:46:40 UTC
@@ -61,6 +74,16 @@ def test_the_ramp_grows_evenly_and_ends() -> None:
     assert grown == [10, 10, 55, 99, 100, 100]
     assert room(Limits(in_flight=100, per_hour=20, ramp=RAMP), Use(returned=NOW), NOW) == 2
     assert room(Limits(in_flight=100, ramp=Ramp(600.0, 0.0, 0.1)), Use(returned=NOW + 1), NOW) == 100
+
+
+def test_what_is_handed_over_again_holds_its_slots_and_keeps_to_all_else() -> None:
+    sent = Use(in_flight=50, pending=40, building=1, sent=[NOW - 5.0], returned=NOW - 10)
+    assert room_again(Limits(in_flight=50), sent, NOW) == UNLIMITED
+    assert room_again(Limits(in_flight=50, building=3), sent, NOW) == 2
+    assert room_again(Limits(in_flight=50, per_hour=7), sent, NOW) == 5
+    assert room_again(Limits(in_flight=50, ramp=RAMP), sent, NOW) == 3
+    assert why_slow(Limits(in_flight=50, ramp=RAMP), sent, NOW) == ""
+    assert why_slow(Limits(in_flight=10, ramp=RAMP), sent, NOW) == f"1 of at most 1 submissions since then: {BACK}"
 
 
 def test_only_long_outages_count() -> None:

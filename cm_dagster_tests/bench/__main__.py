@@ -11,9 +11,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cm_dagster_tests.bench import poll, sites, submission
+from cm_dagster_tests.bench import life, poll, sites, submission
 
-_ALL: dict[str, Callable[[Path], Table]] = {"poll": poll.bench, "submit": submission.bench, "sites": sites.bench}
+_ALL: dict[str, Callable[[Path], Table]] = {
+    "poll": poll.bench,
+    "submit": submission.bench,
+    "sites": sites.bench,
+    "life": life.bench,
+    "life-large": life.bench_large,
+}
 
 
 def main() -> None:

@@ -11,12 +11,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from cm_dagster_tests.bench import life, poll, sites, submission
+from cm_dagster_tests.bench import life, poll, sites, submission, tick
 
 _ALL: dict[str, Callable[[Path], Table]] = {
     "poll": poll.bench,
     "submit": submission.bench,
     "sites": sites.bench,
+    "tick": tick.bench,
     "life": life.bench,
     "life-large": life.bench_large,
 }

@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 
-from cm_dagster_tests.bench import life, poll, sites, submission, tick
+from cm_dagster_tests.bench import life, poll, sites, submission, tick, views
 
-_ALL: dict[str, Callable[[Path], Table]] = {
+_ALL: dict[str, Callable[[Path], RenderableType]] = {
     "poll": poll.bench,
     "submit": submission.bench,
     "sites": sites.bench,
     "tick": tick.bench,
+    "views": views.bench,
     "life": life.bench,
     "life-large": life.bench_large,
 }

@@ -31,12 +31,13 @@ from cm_dagster_tests.bench.statements import Cost, cost
 from cm_dagster_tests.integration.databases import BlankDatabase, pooled
 from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, SUBMIT, Rig, make_blank, make_spec, open_rig
 
-__all__ = ["Case", "Stage", "bench", "open_stage"]
+__all__ = ["LIVE", "Case", "Stage", "bench", "open_stage"]
 
 _TICKS = 5
 _JOBS = '{"isr": 30, "calibrate": 30, "summary": 7}'
-_STATES = {State.RUNNING: "RUNNING", State.ACCEPTED: "SUCCEEDED"}
-_LIVE = "live"
+_STATES = {State.RUNNING: "RUNNING", State.ACCEPTED: "SUCCEEDED", State.FAILED: "FAILED"}
+LIVE = "live"
+"""The step that is under way."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Case:
     accepted: int = 0
     finished: int = 0
     """Steps of 1,000 groups each that are collected."""
+    failed: int = 0
 
     def __str__(self) -> str:
         beside = f", {self.finished} x 1,000 collected" if self.finished else ""
@@ -87,7 +89,7 @@ class Stage:
 
     def settle(self) -> None:
         """Let all chains be set."""
-        step = StepId("camp", _LIVE, SITE)
+        step = StepId("camp", LIVE, SITE)
         latest = index_of(self.rig.instance).of_step(step)
         done = {name: each.id.number for name, each in latest.items() if each.state is State.ACCEPTED}
         store.put(self.rig.instance, Document.CHAINED.key(step), done)
@@ -161,13 +163,13 @@ def open_stage(folder: Path, case: Case, server: PostgresServer, database: Datab
     with open_rig(folder, blank, settings, storage) as rig, pytest.MonkeyPatch.context() as patch:
         patch.setattr("cm_dagster.control.judge.read_quanta", _read_quanta)
         steps = [f"done{number}" for number in range(1, case.finished + 1)]
-        made = {step: {"pipeline": f"#{step}"} for step in (*steps, _LIVE)}
-        rig.create(make_spec(steps={**made, "last": {"pipeline": "#last", "needs": [_LIVE]}}))
+        made = {step: {"pipeline": f"#{step}"} for step in (*steps, LIVE)}
+        rig.create(make_spec(steps={**made, "last": {"pipeline": "#last", "needs": [LIVE]}}))
         for step in steps:
             _fill(rig, database, wms, step, 1000, {State.ACCEPTED: 1000})
             rig.materialize(collected_key("camp", step))
-        number = {State.ACCEPTED: case.accepted, State.RUNNING: case.flying}
-        flying = _fill(rig, database, wms, _LIVE, case.planned, number)
+        number = {State.ACCEPTED: case.accepted, State.FAILED: case.failed, State.RUNNING: case.flying}
+        flying = _fill(rig, database, wms, LIVE, case.planned, number)
         stage = Stage(rig, Site(SITE, rig.site.spec), wms, database, postmaster(server), flying)
         stage.settle()
         yield stage
@@ -191,7 +193,8 @@ def _fill(
         copies = copy_attempts(database, run_id, own[0], own[1:])
         flows = [(wms_id, AttemptId(id_, name, 1).workflow) for name, _, wms_id in copies]
         copy_workflows(wms, flows, _STATES[state], _JOBS)
-        store.put(rig.instance, Document.CHAINED.key(id_), dict.fromkeys(own, 1) if state is State.ACCEPTED else {})
+        if state is State.ACCEPTED:
+            store.put(rig.instance, Document.CHAINED.key(id_), dict.fromkeys(own, 1))
         _forget_template(rig, wms, run_id, AttemptId(id_, own[0], 1), state)
     return copies
 
@@ -211,6 +214,8 @@ def _template(rig: Rig, attempt: AttemptId, state: State) -> str:
     rig.instance.add_run_tags(run_id, {tags.STATE: State.RUNNING.value})
     if state is State.ACCEPTED:
         events.accept(rig.instance, rig.attempt(run_id), "good", {"quanta": json.loads(_JOBS)["isr"]})
+    if state is State.FAILED:
+        events.fail(rig.instance, rig.attempt(run_id), "bad: 3 of 30 quanta failed")
     return run_id
 
 

@@ -26,6 +26,8 @@ __all__ = ["bench", "bench_large"]
 _QUICK = [(100, 1, True), (100, 2, True), (100, 3, True), (32, 4, True), (100, 1, False)]
 _LARGE = [(1000, 1, True), (1000, 2, True), (5000, 1, True), (10000, 1, True)]
 """Groups of each step, steps, and whether on PostgreSQL (else SQLite)."""
+_REST = 30.0
+"""Seconds for which a deployment is watched that has nothing to do."""
 _PATIENCE = 600.0
 _PATIENCE_EACH = 5.0
 """Seconds that a campaign may take, and those for each of its groups."""
@@ -52,11 +54,18 @@ class Life:
     """Number of runs that are no attempts, by kind."""
     gaps: Sequence[float]
     """Seconds from the end of a step's last group to the first request of the next step."""
+    rest: float
+    """CPU seconds of a second of the same deployment in which there is nothing to do."""
 
     @property
     def each(self) -> float:
         """CPU seconds for each group, without BPS."""
         return sum(self.cpu.values()) / self.lives
+
+    @property
+    def own(self) -> float:
+        """The same without what would have been used in this time anyway."""
+        return self.each - self.rest * self.wall / self.lives
 
 
 def bench(folder: Path) -> Table:
@@ -92,6 +101,7 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
         names = land.create(groups, steps)
         roots, cpu = land.roots, CpuFiles(land.wms.home)
         size, transactions = land.size(), land.transactions()
+        rest = _rest(roots)
         before, began = {kind: used(pid) for kind, pid in roots.items()}, time.monotonic()
         with Peaks(roots) as peaks, land.answering():
             land.start()
@@ -105,7 +115,14 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
         raise RuntimeError(f"{len(lives)} attempts at {groups} x {steps} groups")
     bps = cpu.total()
     by_kind = _by_kind(after, bps)
-    return Life(shape, len(lives), wall, by_kind, bps, peaks.most, size, transactions, ops, _gaps(lives, names))
+    return Life(shape, len(lives), wall, by_kind, bps, peaks.most, size, transactions, ops, _gaps(lives, names), rest)
+
+
+def _rest(roots: Mapping[str, int]) -> float:
+    """Measure what a deployment uses that has nothing to do."""
+    before = sum(used(pid).total for pid in roots.values())
+    time.sleep(_REST)
+    return (sum(used(pid).total for pid in roots.values()) - before) / _REST
 
 
 def _by_kind(after: Mapping[str, Used], bps: float) -> dict[str, float]:
@@ -135,7 +152,18 @@ def table(lives: Sequence[Life]) -> Table:
     """Show what campaigns took."""
     made = Table(title=f"N groups x K steps, a WMS that answers at once, a tick each {TICK:.0f} s; CPU seconds")
     kinds = ["daemon", "code server", "op runs", "PostgreSQL"]
-    columns = ["N x K", "wall", *kinds, "a group", "bps", "op runs: n", "peak MB", "storage MB", "trans. a group"]
+    columns = [
+        "N x K",
+        "wall",
+        *kinds,
+        "a group",
+        "but for rest",
+        "bps",
+        "op runs: n",
+        "peak MB",
+        "storage MB",
+        "trans. a group",
+    ]
     for column in [*columns, "next step after"]:
         made.add_column(column, justify="right")
     for life in lives:
@@ -144,6 +172,7 @@ def table(lives: Sequence[Life]) -> Table:
             f"{life.wall:.0f}",
             *(f"{life.cpu[kind]:.1f}" if kind in life.cpu else "-" for kind in kinds),
             f"{life.each:.3f}",
+            f"{life.own:.3f}",
             f"{life.bps:.1f}",
             ", ".join(f"{kind} {number}" for kind, number in sorted(life.ops.items())),
             ", ".join(f"{kind} {peak:.0f}" for kind, peak in life.peaks.items() if kind != "PostgreSQL"),

@@ -169,8 +169,11 @@ def _pages(stage: Stage) -> Table:
         table.add_column(column, justify="right")
     with _Servers(Deployment(stage.rig.folder / "deployment")) as servers:
         ui = WebUi(servers.url, location=SITE)
-        web = servers.running["web"].pid
-        for name, (document, variables) in questions(StepId("camp", LIVE, SITE), "g5000").items():
+        web, step = servers.running["web"].pid, StepId("camp", LIVE, SITE)
+        shown = ui.partitions(step.asset)
+        if (len(shown.materialized), len(shown.failed)) != (_CASE.accepted, _CASE.failed):
+            raise RuntimeError("the web UI does not show the groups as they are")
+        for name, (document, variables) in questions(step, "g5000").items():
             cells = []
             for times in (1, _TIMES):
                 with _page(web, stage.postmaster) as page:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import dagster as dg
 
 from cm_dagster.control.again import Last, look_at_last
-from cm_dagster.control.collect import missing_groups
+from cm_dagster.control.collect import is_complete
 from cm_dagster.control.lifeline import living
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import Board, Document, accepted, collected_key, inputs_key, load_boards
+from cm_dagster.control.steps import Board, Document, collected_key, inputs_key, load_boards
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import UNFINISHED, index_of
 from cm_dagster.plan.names import StepId
@@ -57,13 +57,13 @@ def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
         StepId(board.name, step, site.name): board.campaign
         for board in boards
         for step in (board.active if site.spec.home else board.plans)
-        if not site.spec.home or missing_groups(instance, board.plans[step], except_chains_of=site.name)
+        if not site.spec.home or not is_complete(instance, board.plans[step], except_chains_of=site.name)
     }
     index = index_of(instance)
     chained = Document.CHAINED.read(instance, steps)
     due = []
     for step, campaign in steps.items():
-        now = accepted(index, step)
+        now = index.accepted(step)
         if now != chained.get(step.tag, {}):  # also to nothing, where what was accepted is rejected
             last = instance.get_run_records(_chain_runs(step), limit=1)
             look = look_at_last(instance, site, campaign, last[0] if last else None)
@@ -110,7 +110,7 @@ def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.A
         return key in due
 
     planned = [step for step in board.active if not board.lanes_left(step)]
-    complete = [step for step in planned if not missing_groups(instance, board.plans[step], except_chains_of=home.name)]
+    complete = [step for step in planned if is_complete(instance, board.plans[step], except_chains_of=home.name)]
     collecting = [step for step in complete if is_due(collected_key(board.name, step))]
     assets = [collected_key(board.name, step) for step in collecting]
     begin = board.may_plan(also_collected=collecting)

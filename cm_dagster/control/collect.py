@@ -7,7 +7,7 @@ import dagster as dg
 from cm_dagster.control.chain import one_writer
 from cm_dagster.control.quanta import quanta_metadata, step_quanta
 from cm_dagster.control.site import Site
-from cm_dagster.control.steps import Document, accepted
+from cm_dagster.control.steps import Document
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger.attempts import index_of
@@ -18,7 +18,7 @@ from cm_dagster.policy.states import State
 from cm_dagster.services.butler import ButlerService
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["collect", "missing_groups", "step_runs"]
+__all__ = ["collect", "is_complete", "missing_groups", "step_runs"]
 
 
 def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> list[str]:
@@ -42,10 +42,26 @@ def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of
     done = {
         (step.site, group)
         for step in steps
-        for group, number in accepted(index, step).items()
+        for group, number in index.accepted(step).items()
         if step.site == except_chains_of or there.get(step.tag, {}).get(group) == number
     }
     return [group.name for group in plan.groups if (group.site, group.name) not in done]
+
+
+def is_complete(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> bool:
+    """Whether `missing_groups` names none; as long as groups are not accepted, that is told by counting alone.
+
+    Parameters
+    ----------
+    instance, plan, except_chains_of
+        As of `missing_groups`.
+    """
+    index = index_of(instance)
+    steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
+    # Accepted may also be groups that are split or moved by now: so many more do not show that all others are.
+    if any(len(index.accepted(step)) < len(plan.at(step.site)) for step in steps):
+        return False
+    return not missing_groups(instance, plan, except_chains_of=except_chains_of)
 
 
 def step_runs(instance: dg.DagsterInstance, plan: Plan, output: str) -> list[str]:

@@ -14,7 +14,6 @@ from cm_dagster.ledger.campaigns import Campaign
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import StepId
-from cm_dagster.policy.states import State
 
 __all__ = [
     "Board",
@@ -177,8 +176,7 @@ def _plan(instance: dg.DagsterInstance, campaign: str, step: str, version: int) 
 
 def accepted(index: AttemptIndex, step: StepId) -> dict[str, int]:
     """Number of the accepted attempt of each group of a step that has one, in group order."""
-    latest = index.of_step(step)
-    return {name: latest[name].id.number for name in sorted(latest) if latest[name].state is State.ACCEPTED}
+    return dict(sorted(index.accepted(step).items()))
 
 
 class Document(StrEnum):

@@ -187,6 +187,7 @@ class AttemptIndex:
         self._by_run: dict[str, Attempt] = {}
         self._by_group: dict[tuple[str, str], dict[str, Attempt]] = defaultdict(dict)
         self._latest: dict[str, dict[str, Attempt]] = defaultdict(dict)
+        self._accepted: dict[str, dict[str, int]] = defaultdict(dict)
         self._open: dict[str, Attempt] = {}
         self._unswept: dict[str, Attempt] = {}
         self._changes: list[str] = []
@@ -212,13 +213,21 @@ class AttemptIndex:
         self._changes.append(run_id)
         step, group = attempt.id.step.tag, attempt.id.group
         self._by_group[step, group][run_id] = attempt
-        self._latest[step][group] = max(self._by_group[step, group].values(), key=_rank)
+        self._latest[step][group] = latest = max(self._by_group[step, group].values(), key=_rank)
+        if latest.state is State.ACCEPTED:
+            self._accepted[step][group] = latest.id.number
+        else:
+            self._accepted[step].pop(group, None)
         _keep(self._open, attempt, attempt.is_open)
         _keep(self._unswept, attempt, attempt.state is State.CANCELLED and attempt.began and not attempt.swept)
 
     def of_step(self, step: StepId) -> Mapping[str, Attempt]:
         """Latest attempt of each group of a step that has one."""
         return self._latest.get(step.tag, {})
+
+    def accepted(self, step: StepId) -> dict[str, int]:
+        """Number of the latest attempt of each group of a step whose latest attempt is accepted, in no order."""
+        return self._accepted.get(step.tag, {}).copy()  # another thread may bring the index up to date
 
     def latest(self, step: StepId) -> dict[str, Latest]:
         """Give number and state of the latest attempts of a step, for the policies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 
 import dagster as dg
 
@@ -38,12 +39,19 @@ class Plan:
 
     def at(self, site: str) -> tuple[Group, ...]:
         """Groups that a site processes."""
-        return tuple(group for group in self.groups if group.site == site)
+        return self._by_site.get(site, ())
 
     @property
     def sites(self) -> list[str]:
         """Sites that process any of the groups."""
-        return sorted({group.site for group in self.groups})
+        return sorted(self._by_site)
+
+    @cached_property
+    def _by_site(self) -> dict[str, tuple[Group, ...]]:
+        found: dict[str, list[Group]] = {}
+        for group in self.groups:
+            found.setdefault(group.site, []).append(group)
+        return {site: tuple(groups) for site, groups in found.items()}
 
     def group(self, name: str) -> Group:
         """Look up a group.

@@ -28,6 +28,7 @@ def told(index: AttemptIndex) -> object:
         step.tag: (
             dict(index.of_step(step)),
             index.latest(step),
+            index.accepted(step),
             [index.all_of(step, group) for group in groups],
         )
         for step in (STEP1, STEP2)

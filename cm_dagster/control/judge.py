@@ -13,7 +13,7 @@ from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ButlerError, ServiceError, WmsError
-from cm_dagster.ledger import campaigns, checks, events
+from cm_dagster.ledger import checks, events
 from cm_dagster.ledger.attempts import Attempt
 from cm_dagster.policy.judge import Outcome, Verdict
 from cm_dagster.policy.rules import Fault
@@ -28,8 +28,23 @@ _UNDONE = (WmsState.FAILED, WmsState.CANCELLED, WmsState.BLOCKED)
 """States of jobs that a restart runs."""
 
 
-def settle(instance: dg.DagsterInstance, site: Site, attempt: Attempt, report: WorkflowReport) -> Outcome:
+def settle(
+    instance: dg.DagsterInstance, site: Site, spec: CampaignSpec, attempt: Attempt, report: WorkflowReport
+) -> Outcome:
     """Judge an attempt whose workflow has ended, and end it unless its final job must be run again first.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    site
+        The site.
+    spec
+        The attempt's campaign.
+    attempt
+        The attempt.
+    report
+        What the WMS says of its workflow.
 
     Raises
     ------
@@ -38,7 +53,6 @@ def settle(instance: dg.DagsterInstance, site: Site, attempt: Attempt, report: W
     ServiceError, OSError
         If what the workflow left can't be read now.
     """
-    spec = campaigns.find(instance, attempt.id.step.campaign).spec
     try:
         quanta = read_quanta(Path(attempt.submit_dir), site.butler(spec))
         rescued = _rescued(site, spec, attempt)

@@ -290,11 +290,12 @@ class _Look:
         else:
             self._now(attempt, State.ENDED)
             attempt = replace(attempt, state=State.ENDED)
-        repo = self.site.repo(campaigns.pick(self.campaigns, attempt.id.step.campaign).spec)
+        spec = campaigns.pick(self.campaigns, attempt.id.step.campaign).spec
+        repo = self.site.repo(spec)
         if not self._may_judge(attempt, repo):
             return "waiting for the Butler, or for other files"
         try:
-            outcome = settle(self.instance, self.site, attempt, report)
+            outcome = settle(self.instance, self.site, spec, attempt, report)
         except (ServiceError, OSError) as error:
             self._can_not_judge(attempt, repo, error)
             return "waiting for the Butler, or for other files"

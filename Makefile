@@ -27,7 +27,7 @@ ui: bootstrap
 	.venv/bin/cm ui $(ARGS)
 
 test: bootstrap
-	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadgroup --no-loadscope-reorder $(ARGS)
+	.venv/bin/python -m pytest -q --durations=10 --numprocesses=2 --dist=loadscope --no-loadscope-reorder $(ARGS)
 
 check: bootstrap
 	tools/check $(ARGS)

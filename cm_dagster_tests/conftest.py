@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from cm_dagster_tests.quick_sqlite import spare_sqlite
 
@@ -23,22 +25,26 @@ _SERVICES = ("managed", "several", "outages", "system")
 _HERE = Path(__file__).parent
 
 
-def _share(item: pytest.Item) -> str:
-    """Name what is run by one process of several, in order."""
-    place = item.path.relative_to(_HERE)
-    return "services" if place.parts[0] in _SERVICES else str(place)
+class _Apart(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Shares tests out to processes by module, but for those that start whole deployments."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return "services" if Path(module).parts[1] in _SERVICES else module
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest and computes least."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_share(item)))
-    items.sort(key=lambda item: _SERVICES.index(place) if (place := _folder(item)) in _SERVICES else len(_SERVICES))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Give the scheduler of tests that several processes run."""
+    return _Apart(config, log)
 
 
 def _folder(item: pytest.Item) -> str:
     return item.path.relative_to(_HERE).parts[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest and computes least."""
+    items.sort(key=lambda item: _SERVICES.index(place) if (place := _folder(item)) in _SERVICES else len(_SERVICES))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

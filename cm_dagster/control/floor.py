@@ -135,7 +135,7 @@ class Floor(Holding):
 
     @property
     def site_slow(self) -> str:
-        """Why the site submits no more of what is in its hands already; empty but for a while after an outage."""
+        """Why the site takes its time with what is in its hands already; empty but for a while after an outage."""
         reason = why_slow(self.limits, self.use, self.now)
         return reason and f"site {self.name}: {reason}"
 

@@ -119,8 +119,8 @@ def room_again(limits: Limits, use: Use, now: float) -> int:
 
 
 def why_slow(limits: Limits, use: Use, now: float) -> str:
-    """Say that after an outage no more may be submitted for now; empty if it is not so."""
-    return next((sentence for left, sentence in _slowly(limits, replace(use, pending=0), now) if left <= 0), "")
+    """Say how much may be submitted by now after an outage; empty if that is over."""
+    return next((sentence for _, sentence in _slowly(limits, replace(use, pending=0), now)), "")
 
 
 def why_full(limits: Limits, use: Use, now: float) -> str:

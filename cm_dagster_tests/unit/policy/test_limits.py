@@ -82,8 +82,9 @@ def test_what_is_handed_over_again_holds_its_slots_and_keeps_to_all_else() -> No
     assert room_again(Limits(in_flight=50, building=3), sent, NOW) == 2
     assert room_again(Limits(in_flight=50, per_hour=7), sent, NOW) == 5
     assert room_again(Limits(in_flight=50, ramp=RAMP), sent, NOW) == 3
-    assert why_slow(Limits(in_flight=50, ramp=RAMP), sent, NOW) == ""
-    assert why_slow(Limits(in_flight=10, ramp=RAMP), sent, NOW) == f"1 of at most 1 submissions since then: {BACK}"
+    assert why_slow(Limits(in_flight=50, ramp=RAMP), sent, NOW) == f"1 of at most 5 submissions since then: {BACK}"
+    assert why_slow(Limits(in_flight=50, ramp=RAMP), sent, NOW + 1000) == ""
+    assert why_slow(Limits(in_flight=50), sent, NOW) == ""
 
 
 def test_only_long_outages_count() -> None:

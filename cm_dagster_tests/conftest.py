@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -22,15 +21,17 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 _SERVICES = ("managed", "several", "outages", "system")
 """Folders of tests that start whole deployments: one after the other, in one process, beside all other tests."""
-_HERE = Path(__file__).parent
+
+
+def _folder(nodeid: str) -> str:
+    return nodeid.split("/")[1]
 
 
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
     """Shares tests out to processes by module, but for those that start whole deployments."""
 
     def _split_scope(self, nodeid: str) -> str:
-        module = nodeid.partition("::")[0]
-        return "services" if Path(module).parts[1] in _SERVICES else module
+        return "services" if _folder(nodeid) in _SERVICES else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
@@ -38,13 +39,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return _Apart(config, log)
 
 
-def _folder(item: pytest.Item) -> str:
-    return item.path.relative_to(_HERE).parts[0]
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest and computes least."""
-    items.sort(key=lambda item: _SERVICES.index(place) if (place := _folder(item)) in _SERVICES else len(_SERVICES))
+    items.sort(
+        key=lambda item: _SERVICES.index(place) if (place := _folder(item.nodeid)) in _SERVICES else len(_SERVICES)
+    )
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

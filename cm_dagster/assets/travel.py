@@ -7,12 +7,13 @@ import dagster as dg
 
 from cm_dagster.assets.failing import RETRY, fail
 from cm_dagster.assets.shown import group_of
+from cm_dagster.control.astray import note_astray
 from cm_dagster.control.deliver import deliver
 from cm_dagster.control.lifeline import hold_life_line
 from cm_dagster.control.site import current_site
 from cm_dagster.control.stage import stage
 from cm_dagster.control.steps import chained_key, delivered_key, inputs_key, staged_key
-from cm_dagster.control.travel import DELIVER, STAGE, leave_behind
+from cm_dagster.control.travel import DELIVER, DOCUMENTS, STAGE
 from cm_dagster.errors import CmError, TransferError
 from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.events import Metadata
@@ -63,7 +64,7 @@ def travel(context: _Context, kind: str, step: StepId, groups: Sequence[str], *,
     except CmError as error:
         if isinstance(error, TransferError) and error.faults:
             run_id = context.run.run_id
-            leave_behind(context.instance, kind, step, error.faults, revision=revision, run_id=run_id)
+            note_astray(context.instance, DOCUMENTS[kind], step, error.faults, revision=revision, run_id=run_id)
         fail(error)
     if asked and (missing := sorted(set(groups) - set(done))):
         raise dg.Failure(f"nothing to bring of {', '.join(missing)}", allow_retries=False)

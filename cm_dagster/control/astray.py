@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 
-from cm_dagster.control.steps import Board, Document
+from cm_dagster.control.steps import Board, Document, accepted, load_boards
 from cm_dagster.errors import TransferError
 from cm_dagster.ledger import store
+from cm_dagster.ledger.attempts import index_of
 from cm_dagster.plan.names import StepId
 
 __all__ = ["Astray", "forget_astray", "note_astray", "read_astray"]
@@ -41,6 +42,14 @@ def _key(document: Document, step: StepId) -> str:
     return f"astray/{document.key(step)}"
 
 
+def _numbers(instance: dg.DagsterInstance, document: Document, step: StepId) -> dict[str, int]:
+    """Give the number of the attempt that each group's data are for, or of."""
+    if document is Document.DELIVERED:
+        return accepted(index_of(instance), step)
+    (board,) = load_boards(instance, [step.campaign])
+    return {group.name: group.first for group in board.plans[step.step].at(step.site)}
+
+
 def read_astray(
     instance: dg.DagsterInstance, document: Document, steps: Iterable[StepId]
 ) -> dict[str, dict[str, Astray]]:
@@ -65,7 +74,6 @@ def note_astray(
     document: Document,
     step: StepId,
     faults: Mapping[str, TransferError],
-    numbers: Mapping[str, int],
     *,
     revision: int,
     run_id: str,
@@ -82,13 +90,12 @@ def note_astray(
         The step at a site.
     faults
         What was wrong, by name of the group.
-    numbers
-        Number of the attempt that each group's data are for, or of.
     revision
-        Of the campaign.
+        Of the campaign when the journey began: later decisions let them be tried again.
     run_id
         Run that has tried it.
     """
+    numbers = _numbers(instance, document, step)
     new = {
         name: asdict(Astray(numbers[name], revision, run_id, fault.cause, fault.advice))
         for name, fault in faults.items()

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import dagster as dg
 
 from cm_dagster.control.again import look_at_last
-from cm_dagster.control.astray import note_astray, read_astray
+from cm_dagster.control.astray import read_astray
 from cm_dagster.control.lifeline import living
 from cm_dagster.control.site import Site, known_sites
 from cm_dagster.control.steps import Board, Document, accepted, load_boards
-from cm_dagster.errors import TransferError
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import UNFINISHED, index_of
 from cm_dagster.plan.names import StepId
@@ -29,7 +28,6 @@ __all__ = [
     "Trip",
     "deliveries_due",
     "journeys_of",
-    "leave_behind",
     "stages_due",
     "trip_tag",
     "undelivered",
@@ -141,40 +139,6 @@ def deliveries_due(instance: dg.DagsterInstance, home: Site) -> list[Trip]:
         (board, step, undelivered(board, step, accepted(index, step), known.get(step.tag, {}))) for board, step in steps
     ]
     return list(_trips(instance, home, DELIVER, left))
-
-
-def leave_behind(
-    instance: dg.DagsterInstance,
-    kind: str,
-    step: StepId,
-    faults: Mapping[str, TransferError],
-    *,
-    revision: int,
-    run_id: str,
-) -> None:
-    """Leave groups out of the next journeys that failed for good, each by a fault of its own.
-
-    Parameters
-    ----------
-    instance
-        The Dagster instance.
-    kind
-        `STAGE` or `DELIVER`.
-    step
-        The step at a site.
-    faults
-        What was wrong, by name of the group.
-    revision
-        Of the campaign when the journey began: later decisions let them be tried again.
-    run_id
-        Run of the journey.
-    """
-    if kind == DELIVER:
-        numbers = accepted(index_of(instance), step)
-    else:
-        plan = load_boards(instance, [step.campaign])[0].plans[step.step]
-        numbers = {group.name: group.first for group in plan.at(step.site)}
-    note_astray(instance, DOCUMENTS[kind], step, faults, numbers, revision=revision, run_id=run_id)
 
 
 def _trips(

@@ -13,8 +13,9 @@ from psycopg import sql
 from cm_dagster.testing.fakewms.session import connect
 from cm_dagster.testing.fakewms.store import FakeWms
 from cm_dagster.testing.postgres import Database
+from cm_dagster_tests.integration.databases import connected
 
-__all__ = ["FIRST_ID", "connected", "copy_attempts", "copy_workflows", "new_id"]
+__all__ = ["FIRST_ID", "copy_attempts", "copy_workflows", "new_id"]
 
 FIRST_ID = 900_000_000
 """Id at the WMS of the workflow of an attempt that is copied; those of the copies follow."""
@@ -27,18 +28,6 @@ _ids = itertools.count(FIRST_ID + 1)
 def new_id() -> int:
     """Give an id at the WMS that no workflow has."""
     return next(_ids)
-
-
-def connected(database: Database) -> psycopg.Connection[tuple[Any, ...]]:
-    """Connect to a database of a private server."""
-    return psycopg.connect(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        password=database.password,
-        dbname=database.name,
-        autocommit=True,
-    )
 
 
 def copy_attempts(database: Database, run_id: str, group: str, groups: Sequence[str]) -> list[tuple[str, str, int]]:

@@ -27,11 +27,10 @@ from cm_dagster.spec import CampaignSpec
 from cm_dagster.testing.fakewms.session import connect
 from cm_dagster.testing.fakewms.store import HOME, FakeWms
 from cm_dagster.testing.postgres import Database, PostgresServer
-from cm_dagster_tests.bench.bulk import connected
 from cm_dagster_tests.bench.code_location import OUTPUT
 from cm_dagster_tests.bench.processes import is_worker, postmaster, tree
 from cm_dagster_tests.bench.stand_in_bps import make_stack
-from cm_dagster_tests.integration.databases import pooled
+from cm_dagster_tests.integration.databases import connected, pooled
 from cm_dagster_tests.system.rig import wait_for
 
 __all__ = ["CAMPAIGN", "SITE", "TICK", "Land", "open_land"]

@@ -92,9 +92,7 @@ class Stage:
     def settle(self) -> None:
         """Let all chains be set."""
         step = StepId("camp", LIVE, SITE)
-        latest = index_of(self.rig.instance).of_step(step)
-        done = {name: each.id.number for name, each in latest.items() if each.state is State.ACCEPTED}
-        store.put(self.rig.instance, Document.CHAINED.key(step), done)
+        store.put(self.rig.instance, Document.CHAINED.key(step), index_of(self.rig.instance).accepted(step))
 
 
 def bench(folder: Path) -> Table:

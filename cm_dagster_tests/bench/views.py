@@ -24,12 +24,11 @@ from cm_dagster.local.survey_raws import RawFiles
 from cm_dagster.plan.names import StepId
 from cm_dagster.testing.graphql import WebUi
 from cm_dagster.testing.postgres import PostgresServer
-from cm_dagster_tests.bench.bulk import connected
 from cm_dagster_tests.bench.processes import postmaster, used
 from cm_dagster_tests.bench.statements import Cost, cost
 from cm_dagster_tests.bench.tick import LIVE, Case, Stage, open_stage
 from cm_dagster_tests.bench.ui import questions
-from cm_dagster_tests.integration.databases import BlankDatabase, pooled
+from cm_dagster_tests.integration.databases import BlankDatabase, connected, pooled
 from cm_dagster_tests.integration.ledger_rig import SITE, Rig, make_blank, make_spec, open_rig
 
 __all__ = ["bench"]

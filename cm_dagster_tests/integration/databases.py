@@ -8,11 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from cm_dagster.ledger import storage
 from cm_dagster.testing.postgres import Database, PostgresServer
 from cm_dagster_tests.integration.ledger_rig import make_blank
 
 _numbers = itertools.count()
+
+
+def connected(database: Database) -> psycopg.Connection[tuple[Any, ...]]:
+    """Connect to a database of a private server."""
+    return psycopg.connect(
+        host=database.host,
+        port=database.port,
+        user=database.user,
+        password=database.password,
+        dbname=database.name,
+        autocommit=True,
+    )
 
 
 def stock(database: Database) -> dict[str, Any]:

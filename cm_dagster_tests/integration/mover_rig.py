@@ -12,13 +12,13 @@ from itertools import count
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
 import yaml
 from lsst.daf.butler import Butler, DataCoordinate, DatasetRef, DatasetType, FileDataset
 from lsst.daf.butler.formatters.json import JsonFormatter
 
 from cm_dagster.local.survey import Survey, copy_survey
 from cm_dagster.testing.postgres import Database, PostgresServer
+from cm_dagster_tests.integration.databases import connected
 
 VISIT = ("visit",)
 DETECTOR = ("visit", "detector")
@@ -98,7 +98,8 @@ class Repo:
     @contextmanager
     def locked(self, table: str, mode: str) -> Iterator[None]:
         """Lock a table of the PostgreSQL registry against others for a while."""
-        with connect(self.database) as connection, connection.transaction():
+        assert self.database
+        with connected(self.database) as connection, connection.transaction():
             connection.execute(f'LOCK TABLE {self.schema}."{table}" IN {mode} MODE')
             yield
 
@@ -109,24 +110,13 @@ class Repo:
     def wait_for_waiting(self, processes: int) -> None:
         """Wait until that many processes wait for a lock in the database."""
         sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        with connect(self.database) as connection:
+        assert self.database
+        with connected(self.database) as connection:
             for _ in range(1200):
                 if (connection.execute(sql).fetchone() or (0,))[0] >= processes:
                     return
                 time.sleep(0.05)
         raise AssertionError(f"{processes} processes do not come to wait")
-
-
-def connect(database: Database | None) -> psycopg.Connection[tuple[int, ...]]:
-    assert database
-    return psycopg.connect(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        password=database.password,
-        dbname=database.name,
-        autocommit=True,
-    )
 
 
 def on_sqlite(template: Survey, root: Path) -> Repo:

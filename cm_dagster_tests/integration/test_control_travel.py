@@ -14,7 +14,7 @@ import yaml
 from cm_dagster.control import again, history
 from cm_dagster.control import site as sites
 from cm_dagster.control.advance import chains_due
-from cm_dagster.control.astray import read_astray
+from cm_dagster.control.astray import note_astray, read_astray
 from cm_dagster.control.collect import missing_groups
 from cm_dagster.control.deliver import deliver
 from cm_dagster.control.dispatch import why_group_waits, wishes
@@ -24,7 +24,7 @@ from cm_dagster.control.overview import overview
 from cm_dagster.control.site import Site
 from cm_dagster.control.stage import remember
 from cm_dagster.control.steps import Document, collected_key, inputs_key, load_boards
-from cm_dagster.control.travel import DELIVER, STAGE, deliveries_due, leave_behind, stages_due
+from cm_dagster.control.travel import DELIVER, DOCUMENTS, STAGE, deliveries_due, stages_due
 from cm_dagster.errors import ButlerError, TransferError
 from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.plans import Plan, save_plan
@@ -203,7 +203,7 @@ def _leave_behind(rig: Rig, kind: str, group: str, step: StepId) -> dg.DagsterRu
     run = run_of(rig, kind, SITE if kind == DELIVER else step.site, step, dg.DagsterRunStatus.STARTED)
     fault = TransferError("a file is lost", advice="look for it")
     revision = campaigns.find(rig.instance, "camp").revision
-    leave_behind(rig.instance, kind, step, {group: fault}, revision=revision, run_id=run.run_id)
+    note_astray(rig.instance, DOCUMENTS[kind], step, {group: fault}, revision=revision, run_id=run.run_id)
     rig.instance.report_run_failed(run, "a file is lost")
     return run
 

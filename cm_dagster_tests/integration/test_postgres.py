@@ -18,6 +18,7 @@ import pytest
 
 from cm_dagster.errors import CmError
 from cm_dagster.testing.postgres import Database, PostgresServer
+from cm_dagster_tests.integration.databases import connected
 
 
 @pytest.fixture
@@ -27,19 +28,8 @@ def own() -> Iterator[PostgresServer]:
         yield server
 
 
-def connect(database: Database) -> psycopg.Connection:
-    return psycopg.connect(
-        host=database.host,
-        port=database.port,
-        user=database.user,
-        password=database.password,
-        dbname=database.name,
-        autocommit=True,
-    )
-
-
 def rows(database: Database, statement: str) -> list[tuple[object, ...]]:
-    with connect(database) as connection:
+    with connected(database) as connection:
         return connection.execute(statement).fetchall()
 
 
@@ -51,7 +41,7 @@ def is_open(port: int) -> bool:
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_what_was_committed_is_there_after_an_outage(own: PostgresServer, mode: str) -> None:
     database = own.create("one")
-    with connect(database) as connection, suppress(psycopg.OperationalError):
+    with connected(database) as connection, suppress(psycopg.OperationalError):
         connection.execute("CREATE TABLE things (name text)")
         connection.execute("INSERT INTO things VALUES ('kept')")
         own.stop(mode)  # type: ignore[arg-type]
@@ -74,16 +64,16 @@ def test_starting_and_stopping_twice_changes_nothing(own: PostgresServer) -> Non
 
 def test_databases_are_made_copied_and_removed(postgres: PostgresServer) -> None:
     first = postgres.create("first", extensions=["btree_gist"])
-    with connect(first) as connection:
+    with connected(first) as connection:
         connection.execute("CREATE TABLE things AS SELECT 7 AS number")
     second = postgres.create("second", template="first")
     assert rows(second, "SELECT number FROM things") == [(7,)]
     assert ("btree_gist",) in rows(second, "SELECT extname FROM pg_extension")
-    with connect(second):  # who is connected does not keep it
+    with connected(second):  # who is connected does not keep it
         postgres.drop("second")
     postgres.drop("first")
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
-        connect(first)
+        connected(first)
 
 
 def test_others_on_the_machine_cannot_connect(postgres: PostgresServer) -> None:

@@ -178,14 +178,15 @@ class _Batch:
             return []
         crash_point("submit.looked-up")
         fresh = []
+        again = _SecondLook(self, [each for each in taken if not each.new])
         for each in taken:
             name = each.attempt.id.workflow
             with self._apart(name, each.attempt.run_id):
-                if not self._settled(each, found.get(name, [])):
+                if not self._settled(each, found.get(name, []), again):
                     fresh.append(each)
         return fresh
 
-    def _settled(self, taken: Taken, found: Sequence[str]) -> bool:
+    def _settled(self, taken: Taken, found: Sequence[str], again: _SecondLook) -> bool:
         """Deal with an attempt for which something was, or may have been, submitted before."""
         known = taken.claims.recorded(taken.attempt.id.number)
         left = read_result(taken.attempt.id, taken.folder)
@@ -201,7 +202,7 @@ class _Batch:
         elif not taken.new and events.cancel_asked(self.instance, taken.attempt.run_id):
             message = "Cancelled before submission; nothing was submitted."
             events.cancelled(self.instance, taken.attempt.run_id, message, swept=True)
-        elif not taken.new and (hidden := self._look_again(taken)):
+        elif not taken.new and (hidden := again.finds(taken)):
             self._adopt_found(taken, hidden, left)
         else:
             if taken.attempt.state is State.UNKNOWN:
@@ -209,13 +210,13 @@ class _Batch:
             return left is not None and self._given_up(taken, left)
         return True
 
-    def _look_again(self, taken: Taken) -> list[str]:
-        """Look once more for a workflow that may have been submitted, in a list that must show others we know of."""
+    def look_again(self, taken: Sequence[Taken]) -> dict[str, list[str]]:
+        """Look once more for workflows that may have been submitted, in a list that must show others we know of."""
         at_site = index_of(self.instance).open_at(self.site.name)
         settled = time.time() - self.site.spec.wms.settle
         known = [each.wms_id for each in at_site if each.state in _LISTED and each.sent and each.sent < settled]
-        name = taken.attempt.id.workflow
-        return self.site.wms.find([name], self.site.spec.wms.history, known[-_WITNESSES:])[name]
+        names = [each.attempt.id.workflow for each in taken]
+        return self.site.wms.find(names, self.site.spec.wms.history, known[-_WITNESSES:])
 
     def _adopt_found(self, taken: Taken, found: Sequence[str], left: SubmitResult | None) -> None:
         own = oldest_first(found)[0]
@@ -305,7 +306,7 @@ class _Batch:
         error, attempt = result.error, taken.attempt
         if error is None or not error.transient:
             # Of an earlier try nobody knew for certain: it may have come to light by now.
-            found = [] if taken.new else self._look_again(taken)
+            found = [] if taken.new else self.look_again([taken])[attempt.id.workflow]
             if found:
                 self._adopt_found(taken, found, result)
             else:
@@ -362,3 +363,37 @@ class _Batch:
             crash_point("record.cancelled")
             self.site.wms.cancel(wms_id)
             events.cancelled(self.instance, attempt.run_id, "", swept=True)
+
+
+class _SecondLook:
+    """A second look at the WMS, taken when the first attempt needs it; its answer or error is that of all others too.
+
+    Parameters
+    ----------
+    batch
+        The batch that looks.
+    taken
+        Attempts of which a workflow may have been submitted.
+    """
+
+    def __init__(self, batch: _Batch, taken: Sequence[Taken]) -> None:
+        self._batch = batch
+        self._taken = taken
+        self._found: dict[str, list[str]] | WmsError | None = None
+
+    def finds(self, taken: Taken) -> list[str]:
+        """Give the ids of the workflows of an attempt.
+
+        Raises
+        ------
+        WmsError
+            If the look-up failed.
+        """
+        if self._found is None:
+            try:
+                self._found = self._batch.look_again(self._taken)
+            except WmsError as error:
+                self._found = error
+        if isinstance(self._found, WmsError):
+            raise self._found
+        return self._found[taken.attempt.id.workflow]

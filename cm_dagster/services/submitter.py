@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import re
 import selectors
@@ -222,7 +223,7 @@ class Submitter:
             The campaign's stack.
         """
         paths.folder.mkdir(parents=True, exist_ok=True)
-        write_text(paths.config, yaml.safe_dump(dict(config), sort_keys=False))
+        write_text(paths.config, yaml.safe_dump(dict(config), sort_keys=False, width=math.inf))
         write_text(paths.script, self.script(stack, ["bps", "submit", str(paths.config)]))
         return Prepared(attempt, paths, stack, str(config["pipelineYaml"]))
 

@@ -94,6 +94,16 @@ def test_an_unknown_outcome_is_asked_for_later_and_nothing_is_unknown_once_it_is
     assert waiting(step, run_id).tries == 2
 
 
+def test_the_second_look_after_an_interrupted_batch_is_one_for_all_its_attempts(step: Rig, clock: Clock) -> None:
+    runs = [step.queue(f"g000{number}") for number in range(3)]
+    step.submitter.turns = [step.submitter.lost] * 3
+    step.submit(*runs)
+    clock.forward(3600)
+    before = step.wms.asked["list"]
+    assert step.submit(*runs).submitted == 3
+    assert step.wms.asked["list"] - before == 2
+
+
 def test_outcomes_that_stay_unknown_for_a_day_are_given_up_when_the_wms_has_nothing(step: Rig, clock: Clock) -> None:
     run_id = step.queue("g0000")
     step.submitter.turns = [step.submitter.lost] * 3

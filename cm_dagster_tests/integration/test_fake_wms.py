@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cm_dagster.errors import WmsError
 from cm_dagster.local.survey import Survey
@@ -232,6 +234,18 @@ def test_dying_by_chance(tmp_path: Path, wms: FakeWms, place: str, made: int) ->
     assert 0 < len(dead) < 12
     assert all(result.outcome is SUBMITTED for n, result in results.items() if n not in dead)
     assert len(wms.workflows()) == 12 - len(dead) * (1 - made)
+
+
+@pytest.mark.parametrize("width", [80, math.inf])
+def test_the_stand_in_reads_values_that_go_on_in_the_next_line(
+    desk: Desk, wms: FakeWms, tmp_path: Path, width: float
+) -> None:
+    folder = tmp_path / ("long" * 20) / "a submit area" / ("long" * 20)
+    config = tmp_path / "bps.yaml"
+    settings = {"uniqProcName": "name", "submitPath": str(folder), "operator": "me", "payload": {"outputRun": "u/run"}}
+    config.write_text(yaml.safe_dump(settings, width=width))
+    subprocess.run([desk.program, "submit", config], check=True)
+    assert [each.submit_dir for each in wms.workflows()] == [str(folder)]
 
 
 def test_words_that_the_stand_in_does_not_know(desk: Desk) -> None:

@@ -101,7 +101,9 @@ def _submit(config: Path) -> None:
 
 def _read(text: str) -> dict[str, str]:
     """Read what is needed of a configuration: by sight where it is plain, else as YAML, which takes longer."""
-    found = {key: re.findall(rf"^ *{key}: ([\w./][^\s'\"]*)$", text, re.MULTILINE) for key in _KEYS}
+    # A value may go on in the next line, which has no key then.
+    plain = r"([\w./][^\s'\"]*)$(?!\n *(?![\w.-]+:)\S)"
+    found = {key: re.findall(rf"^ *{key}: {plain}", text, re.MULTILINE) for key in _KEYS}
     if all(len(values) == 1 for values in found.values()):
         return {key: values[0] for key, values in found.items()}
     import yaml

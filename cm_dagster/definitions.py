@@ -14,6 +14,7 @@ from cm_dagster.assets.steps import quanta_check, step_assets
 from cm_dagster.control.site import current_site, remote_sites
 from cm_dagster.control.travel import journeys_of
 from cm_dagster.ledger.loading import load_specs
+from cm_dagster.ledger.warm import warm_runs
 from cm_dagster.plan.names import StepId
 from cm_dagster.sensors import all_sensors
 from cm_dagster.sensors.audit import audit_schedule
@@ -22,6 +23,7 @@ from cm_dagster.sensors.audit import audit_schedule
 # in the logs.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+warm_runs()
 
 
 @dg.definitions

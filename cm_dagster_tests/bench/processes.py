@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from cm_dagster.testing.postgres import PostgresServer
 
-__all__ = ["Peaks", "Used", "is_worker", "postmaster", "tree", "used"]
+__all__ = ["Peaks", "Used", "command", "is_worker", "postmaster", "tree", "used"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EVERY = 1.0
@@ -61,11 +61,17 @@ def postmaster(server: PostgresServer) -> int:
 
 
 def is_worker(pid: int) -> bool:
-    """Whether a process executes a run: Dagster's code servers start these by `multiprocessing`."""
+    """Whether a process executes a run: a fork of a fork server."""
+    fields = _stat(pid)
+    return bool(fields) and all(b"multiprocessing.forkserver" in command(each) for each in (pid, int(fields[1])))
+
+
+def command(pid: int) -> bytes:
+    """Give the command line of a process, with zeros between words; empty if it is gone."""
     try:
-        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
+        return b""
 
 
 def _descend(pid: int, children: Mapping[int, list[int]]) -> Iterator[int]:

@@ -8,8 +8,10 @@ from pathlib import Path
 from lsst.daf.butler import Butler
 
 from cm_dagster.ledger.campaigns import UNPLANNED
+from cm_dagster.local.servers import code_server
+from cm_dagster_tests.bench.processes import command, tree
 from cm_dagster_tests.system.background import Unattended
-from cm_dagster_tests.system.rig import MONITORING, TICKS, Case, wait_for
+from cm_dagster_tests.system.rig import MONITORING, SITE, TICKS, Case, wait_for
 
 
 def test_campaign_created_while_the_servers_run_goes_to_its_end(unattended: Unattended) -> None:
@@ -33,6 +35,15 @@ def test_dispatcher_makes_the_same_attempts_as_a_person(unattended: Unattended) 
         assert found is not None
         assert found["workflow"] == attempt.tags["cm/wms_id"]
     assert auto.partitions().materialized == {"g0000", "g0001", "g0002"}
+
+
+def test_runs_begin_as_forks_and_not_as_new_programs(unattended: Unattended) -> None:
+    auto = unattended.auto
+    auto.wait_until_done()
+    server = auto.rig.servers.running[code_server(SITE)].pid
+    # Loading another campaign starts the process anew that makes the forks: with the next run.
+    wait_for("a run", lambda: any(b"multiprocessing.forkserver" in command(pid) for pid in tree(server)))
+    assert not [pid for pid in tree(server) if b"multiprocessing.spawn" in command(pid)]
 
 
 def test_quantum_that_fails_once_is_tried_again_by_the_wms(unattended: Unattended) -> None:

@@ -66,7 +66,7 @@ def rested(claims: Claims, number: int, folder: Path) -> float:
     return 0.0
 
 
-def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack) -> Taken:
+def take(instance: dg.DagsterInstance, site: Site, run_id: str, attempt: Attempt | None, locks: ExitStack) -> Taken:
     """Take an attempt.
 
     Parameters
@@ -77,6 +77,8 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack
         The site that this process serves.
     run_id
         Run of the attempt.
+    attempt
+        The attempt as it was read a moment ago; None if the run is none.
     locks
         Holds the group's lock.
 
@@ -87,11 +89,11 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, locks: ExitStack
     LedgerError
         If the attempt is not to be submitted, with the reason; it has been turned away if that is final.
     """
-    attempt = _open_attempt(instance, run_id)
+    attempt = _open(run_id, attempt)
     claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
     lock = locks.enter_context(claims.locked())
     crash_point("claim.locked")
-    attempt = _open_attempt(instance, run_id)  # again, now that nobody else can change it
+    attempt = _open(run_id, read_attempt(instance, run_id))  # again, now that nobody else can change it
     _check_place(instance, attempt)
     new = _claim(instance, attempt, claims)
     crash_point("claim.claimed")
@@ -114,8 +116,7 @@ def _check_place(instance: dg.DagsterInstance, attempt: Attempt) -> None:
         raise LedgerError(message)
 
 
-def _open_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt:
-    attempt = read_attempt(instance, run_id)
+def _open(run_id: str, attempt: Attempt | None) -> Attempt:
     if attempt is None:
         raise LedgerError(f"run {run_id} is no attempt")
     if attempt.run.status is dg.DagsterRunStatus.NOT_STARTED:

@@ -37,7 +37,7 @@ from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
-from cm_dagster.ledger.attempts import index_of, read_attempt
+from cm_dagster.ledger.attempts import Attempt, index_of, read_attempt, read_attempts
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import AttemptId, step_input
 from cm_dagster.plan.render import bps_config
@@ -106,8 +106,9 @@ class _Batch:
         self.plans: dict[tuple[str, str], Plan | None] = {}
 
     def go(self, run_ids: Sequence[str]) -> Submission:
+        queued = read_attempts(self.instance, run_ids)
         with ExitStack() as locks:
-            taken = [found for run_id in run_ids if (found := self._take(run_id, locks))]
+            taken = [found for run_id in run_ids if (found := self._take(run_id, queued.get(run_id), locks))]
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
@@ -160,9 +161,9 @@ class _Batch:
         except Exception:  # the ledger itself is away; without it nothing holds the attempt back
             self.log.exception("run %s: it can't be written that it waits", run_id)
 
-    def _take(self, run_id: str, locks: ExitStack) -> Taken | None:
+    def _take(self, run_id: str, attempt: Attempt | None, locks: ExitStack) -> Taken | None:
         with self._apart(f"run {run_id}", run_id):
-            return take(self.instance, self.site, run_id, locks)
+            return take(self.instance, self.site, run_id, attempt, locks)
         return None
 
     def _look_up(self, taken: Sequence[Taken]) -> list[Taken]:
@@ -344,17 +345,12 @@ class _Batch:
         except OSError as error:  # the run has it too
             self.log.warning("%s: workflow %s is not recorded beside its claim: %s", attempt.id.workflow, wms_id, error)
         crash_point("record.claim")
-        events.submitted(
-            self.instance,
-            attempt,
-            wms_id=wms_id,
-            submit_dir=submit_dir,
-            output_run=output_run,
-        )
-        crash_point("record.tagged")
         message = f"Attempt {attempt.id.number}: workflow {wms_id}, {how}."
         where: events.Metadata = {"submit directory": dg.MetadataValue.path(submit_dir), "run collection": output_run}
-        events.note(self.instance, attempt.run, message, {**where, **self._link()})
+        with events.together(self.instance, attempt.run_id):
+            events.submitted(self.instance, attempt, wms_id=wms_id, submit_dir=submit_dir, output_run=output_run)
+            crash_point("record.tagged")
+            events.note(self.instance, attempt.run, message, {**where, **self._link()})
         self.log.info("%s: %s", attempt.id.workflow, message)
         self.done.submitted += 1
         if events.cancel_asked(self.instance, attempt.run_id):

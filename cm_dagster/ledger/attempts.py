@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,7 @@ from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.line import Latest
 from cm_dagster.policy.states import OPEN, SHOWN_AS, RunStatus, State
 
-__all__ = ["UNFINISHED", "Attempt", "AttemptIndex", "index_of", "read_attempt"]
+__all__ = ["UNFINISHED", "Attempt", "AttemptIndex", "index_of", "read_attempt", "read_attempts"]
 
 UNFINISHED = [
     status
@@ -170,6 +170,12 @@ def read_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt | None:
     """Read one attempt afresh; None if there is no such run, or it is no attempt."""
     record = instance.get_run_record_by_id(run_id)
     return _attempt(record) if record else None
+
+
+def read_attempts(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, Attempt]:
+    """Read attempts afresh, in one query; those runs are left out that do not exist or are no attempts."""
+    records = instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
+    return {found.run_id: found for record in records if (found := _attempt(record))}
 
 
 _BEFORE = ("", State.QUEUED)

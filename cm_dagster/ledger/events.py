@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
 import dagster as dg
 from dagster._core.definitions.metadata import RawMetadataValue
@@ -34,10 +35,25 @@ __all__ = [
     "set_state",
     "start",
     "submitted",
+    "together",
     "wait",
 ]
 
 Metadata = Mapping[str, RawMetadataValue]
+
+
+def together(instance: dg.DagsterInstance, run_id: str) -> AbstractContextManager[None]:
+    """Make one transaction of what is written about a run within; where the storage can't, each write stays one.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    run_id
+        The run.
+    """
+    begin = getattr(instance.run_storage, "one_transaction", None)  # see `cm_dagster.ledger.storage`
+    return begin(run_id) if begin else nullcontext()
 
 
 def _report(
@@ -56,9 +72,11 @@ def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
 
     The caller must ask `cancel_asked` afterwards: this event makes STARTED even of a run that was cancelled meanwhile.
     """
-    _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} is being submitted.")
-    crash_point("start.written")
-    instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
+    message = f"Attempt {attempt.id.number} is being submitted."
+    with together(instance, attempt.run_id):
+        _report(instance, attempt.run, dg.DagsterEventType.RUN_START, message)
+        crash_point("start.written")
+        instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
 
 
 def begun(instance: dg.DagsterInstance, attempt: Attempt) -> None:
@@ -77,8 +95,8 @@ def ask_cancel(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -
 
 def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
     """Say whether anybody asked to terminate a run, by its event log (its status may have been overwritten)."""
-    kinds = (dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED)
-    return any(instance.get_records_for_run(run_id, of_type=kind, limit=1).records for kind in kinds)
+    kinds = {dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED}
+    return bool(instance.get_records_for_run(run_id, of_type=kinds, limit=1).records)
 
 
 def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str) -> None:
@@ -141,34 +159,36 @@ def accept(
     check
         How its quanta were judged; None leaves its check as it was judged before, if it was.
     """
-    done = instance.get_records_for_run(
-        attempt.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1
-    ).records
-    if not done:
-        key = dg.AssetKey(attempt.id.step.asset)
-        made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
-        kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-        _report(instance, attempt.run, kind, message, StepMaterializationData(made))
-        crash_point("accept.materialized")
-    if check is None:
-        checks.follow(instance, attempt)
-    else:
-        checks.write(instance, attempt, check)
-    _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
-    crash_point("accept.succeeded")
-    _show_end(instance, attempt, State.ACCEPTED)
+    with together(instance, attempt.run_id):
+        done = instance.get_records_for_run(
+            attempt.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1
+        ).records
+        if not done:
+            key = dg.AssetKey(attempt.id.step.asset)
+            made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
+            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+            _report(instance, attempt.run, kind, message, StepMaterializationData(made))
+            crash_point("accept.materialized")
+        if check is None:
+            checks.follow(instance, attempt)
+        else:
+            checks.write(instance, attempt, check)
+        _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
+        crash_point("accept.succeeded")
+        _show_end(instance, attempt, State.ACCEPTED)
 
 
 def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata | None = None) -> None:
     """End an attempt as failed, with its cause; the group's page shows it too."""
     key = dg.AssetKey(attempt.id.step.asset)
     seen = dg.AssetObservation(key, partition=attempt.id.group, description=message, metadata=metadata)
-    kind = dg.DagsterEventType.ASSET_OBSERVATION
-    _report(instance, attempt.run, kind, message, AssetObservationData(seen))
-    crash_point("fail.observed")
-    instance.report_run_failed(attempt.run, message)
-    crash_point("fail.failed")
-    _show_end(instance, attempt, State.FAILED)
+    with together(instance, attempt.run_id):
+        kind = dg.DagsterEventType.ASSET_OBSERVATION
+        _report(instance, attempt.run, kind, message, AssetObservationData(seen))
+        crash_point("fail.observed")
+        instance.report_run_failed(attempt.run, message)
+        crash_point("fail.failed")
+        _show_end(instance, attempt, State.FAILED)
 
 
 def cancelled(instance: dg.DagsterInstance, run_id: str, message: str, *, swept: bool) -> None:

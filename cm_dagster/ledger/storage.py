@@ -14,10 +14,12 @@ point, but there is none for connections. Its SQL storages get theirs from ``_en
 
 from __future__ import annotations
 
+import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import lru_cache, wraps
 from typing import Any, Self
@@ -46,6 +48,8 @@ _KEPT = 5
 """Connections that a process keeps open, once it has needed as many at a time."""
 _MORE = 10
 """Connections that it may open besides, for as long as they are needed."""
+_TRUSTED = 0.1
+"""Seconds for which a connection that was used is taken to be alive, less than a server takes to be started again."""
 _RUNS = 8192
 """Runs whose deserialised form a process keeps: more than are open at a time (6 kB each)."""
 _CONNECT: dict[str, Any] = {
@@ -71,13 +75,33 @@ class _Pool:
             pool_size=_KEPT,
             max_overflow=_MORE,
             pool_use_lifo=True,
-            # A connection that did not survive a restart of the server is replaced before it is used.
-            pool_pre_ping=True,
             connect_args=arguments,
         )
+        sa.event.listen(self.engine, "checkin", _note_use)
+        sa.event.listen(self.engine, "checkout", self._check)
+        self.held = threading.local()
+        """Its ``connection`` is the one that is in a transaction in this thread."""
         self.facts: set[tuple[Any, ...]] = set()
         """What was found out about the database and stays true, since its schema only grows."""
         self._limit = 0
+
+    def _check(self, connection: Any, record: sa.pool.ConnectionPoolEntry, _: object) -> None:
+        """Replace a connection before its use that did not survive a restart of the server.
+
+        SQLAlchemy's own ``pool_pre_ping`` tries each connection at each use: half of all that we ask of the server.
+        """
+        if time.monotonic() - record.info.get("used", math.inf) > _TRUSTED:
+            dialect = self.engine.dialect
+            try:
+                alive = dialect.do_ping(connection)
+            except sa.exc.DBAPIError:
+                alive = False
+            except dialect.loaded_dbapi.Error as error:
+                if not dialect.is_disconnect(error, connection, None):
+                    raise
+                alive = False
+            if not alive:
+                raise sa.exc.DisconnectionError
 
     def limit(self, millis: int) -> None:
         """End statements of this process that take longer; the web UI asks for that."""
@@ -88,6 +112,10 @@ class _Pool:
         if self._limit != millis:
             self._limit = millis
             self.engine.dispose()  # open connections have no limit
+
+
+def _note_use(_: object, record: sa.pool.ConnectionPoolEntry) -> None:
+    record.info["used"] = time.monotonic()
 
 
 _pools: dict[str, _Pool] = {}
@@ -128,6 +156,11 @@ class _Pooled:
     @_engine.setter
     def _engine(self, engine: sa.Engine) -> None:
         """Leave the engine alone that a storage makes of its own; it has no connection yet."""
+
+    def _open(self) -> AbstractContextManager[sa.Connection]:
+        """Give a connection: that of this thread's transaction, if there is one."""
+        held: sa.Connection | None = getattr(self._pool.held, "connection", None)
+        return nullcontext(held) if held is not None else create_pg_connection(self._engine)
 
     def optimize_for_webserver(self, statement_timeout: int, *_: int, **__: int) -> None:
         """Limit the time of statements; the pool is there already."""
@@ -173,43 +206,51 @@ def _read_run(body: str, status: str) -> dg.DagsterRun:
 class PooledRunStorage(_Pooled, PostgresRunStorage):
     """Runs, each write to one of them as a whole."""
 
-    def __init__(self, url: str, autocreate: bool, token_provider: PgTokenProvider | None) -> None:
-        self._here = threading.local()  # the connection that is in a transaction in this thread
-        super().__init__(url, autocreate, token_provider=token_provider)
-
     def connect(self) -> AbstractContextManager[sa.Connection]:
-        """Give a connection: that of the transaction, if there is one."""
-        held: sa.Connection | None = getattr(self._here, "connection", None)
-        return nullcontext(held) if held is not None else super().connect()
+        """Give a connection."""
+        return self._open()
 
     @contextmanager
-    def _one_transaction(self, run_id: str | None = None) -> Iterator[None]:
-        """Make one transaction of what is done within; a run's row is locked first, so that writers queue for it."""
+    def one_transaction(self, run_id: str | None = None) -> Iterator[None]:
+        """Make one transaction of what this thread writes within, to the event log too; part of a larger one, if any.
+
+        Parameters
+        ----------
+        run_id
+            A run whose row is locked first, so that its writers queue for it.
+        """
+        held = self._pool.held
+        with ExitStack() as stack:
+            if getattr(held, "connection", None) is None:
+                held.connection = stack.enter_context(self._begun())
+                stack.callback(setattr, held, "connection", None)
+                held.locked = set()
+            if run_id not in held.locked and run_id is not None:
+                held.locked.add(run_id)
+                held.connection.execute(sa.select(RunsTable.c.id).where(RunsTable.c.run_id == run_id).with_for_update())
+            yield
+
+    @contextmanager
+    def _begun(self) -> Iterator[sa.Connection]:
         with create_pg_connection(self._engine) as connection:
             connection.execution_options(isolation_level="READ COMMITTED")  # until it goes back to the pool
             with connection.begin():
-                if run_id is not None:
-                    connection.execute(sa.select(RunsTable.c.id).where(RunsTable.c.run_id == run_id).with_for_update())
-                self._here.connection = connection
-                try:
-                    yield
-                finally:
-                    self._here.connection = None
+                yield connection
 
     def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
         """Write a run with its tags."""
-        with self._one_transaction():
+        with self.one_transaction():
             return super().add_run(dagster_run)
 
     def add_run_tags(self, run_id: str, new_tags: Mapping[str, str]) -> None:
         """Write tags onto a run."""
-        with self._one_transaction(run_id):
+        with self.one_transaction(run_id):
             super().add_run_tags(run_id, new_tags)
 
     def handle_run_event(self, run_id: str, event: DagsterEvent, update_timestamp: datetime | None = None) -> None:
         """Write what an event makes of a run; most change nothing."""
         if event.event_type in EVENT_TYPE_TO_PIPELINE_RUN_STATUS:
-            with self._one_transaction(run_id):
+            with self.one_transaction(run_id):
                 super().handle_run_event(run_id, event, update_timestamp)
 
     def _row_to_run(self, row: Any) -> dg.DagsterRun:
@@ -220,6 +261,9 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 @_remember("has_asset_key_col", "has_secondary_index", "has_table")
 class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
     """The event log."""
+
+    def _connect(self) -> AbstractContextManager[sa.Connection]:
+        return self._open()
 
 
 @_remember("has_built_index", "has_instigators_table", "has_secondary_index_table")
@@ -253,7 +297,7 @@ class PooledPostgresStorage(DagsterStorage, ConfigurableClass):
         self._inst_data = inst_data
         facts = _pool_of(url, token_provider).facts
         create = should_autocreate_tables and ("tables",) not in facts
-        self._runs = PooledRunStorage(url, create, token_provider)
+        self._runs = PooledRunStorage(url, create, token_provider=token_provider)
         self._events = PooledEventLogStorage(url, create, token_provider=token_provider)
         self._schedules = PooledScheduleStorage(url, create, token_provider=token_provider)
         if create:

@@ -16,7 +16,7 @@ from cm_dagster_tests.system.rig import SITE, wait_for
 
 __all__ = ["bench"]
 
-_GROUPS, _WINDOW, _SLEEP = 120, 90.0, 15.0
+_GROUPS, _WINDOW, _SLEEP = 150, 150.0, 40.0
 """Groups, seconds of each window, and seconds that a job sleeps: so that sites wait for time, not for processors."""
 
 _OUTAGES: dict[str, tuple[str, Callable[[Land], AbstractContextManager[None]]]] = {

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import pytest
@@ -23,7 +24,7 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from cm_dagster.cli.checks_dagster import check_storage
 from cm_dagster.control.queue import batches
-from cm_dagster.ledger import storage
+from cm_dagster.ledger import events, storage
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.policy.states import State
 from cm_dagster.testing.postgres import Database, PostgresServer
@@ -302,6 +303,42 @@ def test_what_is_known_of_the_tables_is_not_asked_again(instance: dg.DagsterInst
         tick.get_run_records()
     (statement,) = statements
     assert "FROM runs" in statement
+
+
+def test_what_is_written_together_is_written_whole_or_not_at_all(instance: dg.DagsterInstance) -> None:
+    run = add_run(instance, color="red")
+
+    def write(color: str) -> None:
+        with events.together(instance, "run"):
+            events.note(instance, run, color)
+            instance.report_run_canceling(run)
+            instance.add_run_tags("run", {"color": color})
+            if color == "blue":
+                raise ValueError(color)
+
+    with pytest.raises(ValueError, match="blue"):
+        write("blue")
+    assert (tags_of(instance), list(instance.all_logs("run"))) == ({"color": "red"}, [])
+    write("green")
+    assert tags_of(instance) == {"color": "green"}
+    assert len(instance.all_logs("run")) == 2
+    found = instance.get_run_by_id("run")
+    assert found is not None
+    assert found.status is dg.DagsterRunStatus.CANCELING
+
+
+def test_a_connection_in_use_is_not_tried_before_each_question(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = Mock(return_value=True)
+    monkeypatch.setattr(engine_of(instance).dialect, "do_ping", tried)
+    monkeypatch.setattr(storage, "_TRUSTED", 3600.0)
+    for _ in range(5):
+        instance.get_runs(limit=1)
+    tried.assert_not_called()
+    monkeypatch.setattr(storage, "_TRUSTED", 0.0)
+    instance.get_runs(limit=1)
+    tried.assert_called_once()
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])

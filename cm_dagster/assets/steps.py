@@ -18,7 +18,7 @@ from cm_dagster.control.site import current_site
 from cm_dagster.control.steps import chained_key, collected_key, delivered_key, inputs_key, lane_key, staged_key
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, NoInputsError
-from cm_dagster.ledger import tags
+from cm_dagster.ledger import events, tags
 from cm_dagster.ledger.checks import CHECK
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.plan.names import StepId
@@ -215,14 +215,15 @@ def update_chain(
         result = chain(context.instance, current_site(), step)
     except CmError as error:
         fail(error)
-    for group in sorted(set(result.new) - set(asked)):
-        context.log_event(
-            dg.AssetMaterialization(
-                chained_key(step),
-                partition=group,
-                metadata={"chain": result.chain, "run collections": list(result.groups[group])},
-            )
+    made = [
+        dg.AssetMaterialization(
+            chained_key(step),
+            partition=group,
+            metadata={"chain": result.chain, "run collections": list(result.groups[group])},
         )
+        for group in sorted(set(result.new) - set(asked))
+    ]
+    events.materialized(context.instance, context.run, made)
     if missing := sorted(set(asked) - set(result.groups)):
         raise dg.Failure(f"not accepted, so not chained: {', '.join(missing)}", allow_retries=False)
     crash_point("chain.logged")

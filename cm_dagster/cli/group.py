@@ -193,7 +193,7 @@ def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | No
         "workflow": attempt.id.workflow,
         "wms_id": attempt.wms_id or None,
         "by": "a person" if attempt.by_person else "dispatch",
-        "user": attempt.run.tags.get("cm/user"),
+        "user": attempt.tags.get("cm/user"),
         "created": iso(attempt.created),
         "started": iso(attempt.started) if attempt.started else None,
         "ended": iso(attempt.ended) if attempt.ended else None,

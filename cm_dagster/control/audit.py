@@ -196,7 +196,7 @@ def _stuck(instance: dg.DagsterInstance, site: Site, evidence: Evidence) -> Iter
 def _free_to_go(instance: dg.DagsterInstance, site: Site, evidence: Evidence) -> set[str]:
     """Runs of the queued attempts that would be handed to the site now: no limit, window or pause holds them back."""
     going = {(run.id.step, run.id.group) for run in evidence.runs if run.in_hands}
-    queued = [attempt for attempt in evidence.attempts if attempt.run.status is dg.DagsterRunStatus.QUEUED]
+    queued = [attempt for attempt in evidence.attempts if attempt.status is dg.DagsterRunStatus.QUEUED]
     waiting = [attempt for attempt in queued if (attempt.id.step, attempt.id.group) not in going]
     return set(take_queued(Floor(instance, site.name, site.spec), waiting))
 

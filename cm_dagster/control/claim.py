@@ -119,7 +119,7 @@ def _check_place(instance: dg.DagsterInstance, attempt: Attempt) -> None:
 def _open(run_id: str, attempt: Attempt | None) -> Attempt:
     if attempt is None:
         raise LedgerError(f"run {run_id} is no attempt")
-    if attempt.run.status is dg.DagsterRunStatus.NOT_STARTED:
+    if attempt.status is dg.DagsterRunStatus.NOT_STARTED:
         raise LedgerError(f"{attempt.id.workflow} is not queued yet")
     if attempt.wms_id:
         raise LedgerError(f"{attempt.id.workflow} is workflow {attempt.wms_id} already")

@@ -139,7 +139,7 @@ class Desk:
         queue = self._queues[step.site, step.campaign]
         if before := self._queued.pop(attempt.run_id, None):
             del queue[bisect_left(queue, before[:2], key=_place)]
-        if attempt.run.status is dg.DagsterRunStatus.QUEUED:
+        if attempt.status is dg.DagsterRunStatus.QUEUED:
             self._queued[attempt.run_id] = entry = (urgency(turn(attempt)), attempt.run_id, attempt)
             insort(queue, entry, key=_place)
 

@@ -76,7 +76,7 @@ def _finalize_one(instance: dg.DagsterInstance, site: Site, attempt: Attempt, lo
     events.note(instance, attempt.run, f"The final job was run again: {error or 'done'}.")
     # However it ended, it counts: the judgement that follows looks at the registry alone.
     count = {tags.FINALIZED: str(attempt.finalized + 1)}
-    waited = {tags.WAIT: ""} if attempt.run.tags.get(tags.WAIT) else {}
+    waited = {tags.WAIT: ""} if attempt.tags.get(tags.WAIT) else {}
     events.set_state(instance, attempt, State.ENDED, {**count, **waited})
 
 

@@ -161,7 +161,7 @@ def _turn_away_twins(instance: dg.DagsterInstance, *, waiting: list[Attempt], go
 
 def _waits(attempt: Attempt) -> bool:
     """Whether it is in the queue: one on its way there, taken now, would be put back by the coordinator."""
-    return attempt.run.status is dg.DagsterRunStatus.QUEUED
+    return attempt.status is dg.DagsterRunStatus.QUEUED
 
 
 def _in_hands(attempt: Attempt) -> bool:

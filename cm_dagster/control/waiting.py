@@ -40,7 +40,7 @@ class GroupWait:
 
 def wait_of(attempt: Attempt) -> Wait | None:
     """Why an attempt waits to be submitted or finalized again; None if it does not."""
-    return Wait.load(attempt.run.tags.get(tags.WAIT, "")) if attempt.is_open else None
+    return Wait.load(attempt.tags.get(tags.WAIT, "")) if attempt.is_open else None
 
 
 def why_waits(attempt: Attempt, progress: Progress | None) -> Wait | None:

@@ -283,22 +283,22 @@ class _Look:
         if time.monotonic() > self.end:
             self._keep(attempt)
             return "waiting for judgement"
+        shown = attempt
         if attempt.state is State.FINALIZING:
             wait = wait_of(attempt)
             if attempt.run_id in self.finalizing or (wait and not wait.is_due(time.time())):
                 return State.FINALIZING
-        else:
-            self._now(attempt, State.ENDED)
+        else:  # it is written only if the judgement, which ends most attempts, must wait
             attempt = replace(attempt, state=State.ENDED)
         spec = campaigns.pick(self.campaigns, attempt.id.step.campaign).spec
         repo = self.site.repo(spec)
         if not self._may_judge(attempt, repo):
-            return "waiting for the Butler, or for other files"
+            return self._unjudged(shown)
         try:
             outcome = settle(self.instance, self.site, spec, attempt, report)
         except (ServiceError, OSError) as error:
             self._can_not_judge(attempt, repo, error)
-            return "waiting for the Butler, or for other files"
+            return self._unjudged(shown)
         self.butlers.setdefault(repo, None)
         if outcome is Outcome.FINALIZE:
             self._now(attempt, State.FINALIZING)
@@ -306,6 +306,11 @@ class _Look:
         else:
             self.jobs.pop(attempt.run_id, None)
         return outcome
+
+    def _unjudged(self, attempt: Attempt) -> str:
+        if attempt.state is not State.FINALIZING:
+            self._now(attempt, State.ENDED)
+        return "waiting for the Butler, or for other files"
 
     def _may_judge(self, attempt: Attempt, repo: str) -> bool:
         """Whether it is time to judge a workflow; one that answers for one workflow answers for all that wait."""

@@ -9,7 +9,9 @@ partition (and an HTTP 500 for the person).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import dagster as dg
 
@@ -109,11 +111,12 @@ def admit(instance: dg.DagsterInstance, run: dg.DagsterRun, selection: Selection
     """
     crash_point("coordinator.begun")
     steps, others = selection
-    reason = _misfit(run, steps, others) or _conflict(instance, run, steps[0])
-    if reason:
-        turn_away(instance, run, reason)
+    reason = _misfit(run, steps, others)
+    found = None if reason else _Found.of(instance, run, steps[0])
+    if found is None or (reason := _conflict(run, found)):
+        turn_away(instance, run, reason or "")
     else:
-        instance.add_run_tags(run.run_id, _tags(instance, run, steps[0], user))
+        instance.add_run_tags(run.run_id, _tags(run, found, user))
         crash_point("coordinator.tagged")
     now = instance.get_run_by_id(run.run_id)
     if now is None:
@@ -121,44 +124,62 @@ def admit(instance: dg.DagsterInstance, run: dg.DagsterRun, selection: Selection
     return now
 
 
-def _attempts(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> list[dg.DagsterRun]:
-    return attempts_at(instance, step.tag, run.tags[tags.PARTITION], but=run.run_id)
+@dataclass(frozen=True)
+class _Found:
+    """What a new attempt finds at its group."""
+
+    step: StepId
+    group: str
+    attempts: Sequence[dg.DagsterRun]
+    """The others, the latest that counts last."""
+    elsewhere: str
+    """Why none may be made at this site, if so."""
+    first: int
+    """Number of the first attempt at this site."""
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> Self:
+        group = run.tags[tags.PARTITION]
+        # The attempts first: a group is moved before its attempts are called off.
+        others = attempts_at(instance, step.tag, group, but=run.run_id)
+        return cls(step, group, others, *refusal(instance, step, group))
+
+    @property
+    def next(self) -> int:
+        """Number of the next attempt."""
+        return max(int(self.attempts[-1].tags[tags.ATTEMPT]) + 1 if self.attempts else 1, self.first)
 
 
-def _conflict(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId) -> str | None:
-    attempts = _attempts(instance, run, step)
-    group = run.tags[tags.PARTITION]
-    elsewhere, first = refusal(instance, step, group)
-    if elsewhere:
-        return elsewhere
-    for other in attempts:
+def _conflict(run: dg.DagsterRun, found: _Found) -> str | None:
+    if found.elsewhere:
+        return found.elsewhere
+    for other in found.attempts:
         if not other.is_finished:
             return (
-                f"attempt {other.tags[tags.ATTEMPT]} at {group} is {other.status.value}"
+                f"attempt {other.tags[tags.ATTEMPT]} at {found.group} is {other.status.value}"
                 f" (run {other.run_id}); terminate it first, or wait for its end"
             )
-    last = attempts[-1] if attempts else None
+    last = found.attempts[-1] if found.attempts else None
     if last and last.is_success and run.parent_run_id != last.run_id:
-        return f"{group} is accepted; re-execute run {last.run_id} if it is to be processed again"
-    number = _next(attempts, first)
+        return f"{found.group} is accepted; re-execute run {last.run_id} if it is to be processed again"
     want = run.tags.get(tags.WANT)
     # A re-execution has copied the wish of the run that it follows.
     by_dispatch = run.tags.get(tags.BY) == "dispatch" or want  # what a person asked for has a number too
-    if by_dispatch and not run.parent_run_id and want != str(number):
-        return f"it was meant as attempt {want} at {group}, which is at attempt {number} by now"
+    if by_dispatch and not run.parent_run_id and want != str(found.next):
+        return f"it was meant as attempt {want} at {found.group}, which is at attempt {found.next} by now"
     return None
 
 
-def _tags(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId, user: str) -> dict[str, str]:
+def _tags(run: dg.DagsterRun, found: _Found, user: str) -> dict[str, str]:
     reset = {name: "" for name in tags.STATE_TAGS if run.tags.get(name)}
     return {
         **reset,
         **({tags.USER: user} if user else {}),
         **({tags.BY: ""} if run.parent_run_id and run.tags.get(tags.BY) else {}),
         tags.KIND: tags.WORKFLOW,
-        tags.STEP: step.tag,
-        tags.GROUP: group_tag(step.tag, run.tags[tags.PARTITION]),
-        tags.ATTEMPT: str(_next(_attempts(instance, run, step), refusal(instance, step, run.tags[tags.PARTITION])[1])),
+        tags.STEP: found.step.tag,
+        tags.GROUP: group_tag(found.step.tag, found.group),
+        tags.ATTEMPT: str(found.next),
         tags.STATE: State.QUEUED.value,
         tags.OF: run.run_id,
         # Dagster's own retries would resubmit a failed workflow behind our back.
@@ -167,10 +188,6 @@ def _tags(instance: dg.DagsterInstance, run: dg.DagsterRun, step: StepId, user: 
         # would take a workflow of days for a worker that hangs, and fail its attempt.
         "dagster/max_runtime": "0",
     }
-
-
-def _next(attempts: list[dg.DagsterRun], first: int) -> int:
-    return max(int(attempts[-1].tags[tags.ATTEMPT]) + 1 if attempts else 1, first)
 
 
 def _misfit(run: dg.DagsterRun, steps: list[StepId], others: list[dg.AssetKey]) -> str | None:

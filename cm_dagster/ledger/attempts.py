@@ -6,14 +6,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
-from dagster import RunRecord
 
 from cm_dagster.ledger import tags
+from cm_dagster.ledger.rows import RunRow, changed_since, of_runs, read_run
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.line import Latest
@@ -66,7 +67,17 @@ class Attempt:
     started: float | None
     ended: float | None
     """Seconds since the epoch."""
-    run: dg.DagsterRun
+    status: dg.DagsterRunStatus
+    """What Dagster shows it as."""
+    body: str = field(repr=False)
+    """Its run, as Dagster stores it."""
+    tags: Mapping[str, str] = field(repr=False, compare=False)
+    """Those of its run."""
+
+    @cached_property
+    def run(self) -> dg.DagsterRun:
+        """Its run."""
+        return read_run(self.body, self.status.value)
 
     @property
     def folder(self) -> str:
@@ -76,17 +87,17 @@ class Attempt:
     @property
     def recipe(self) -> Recipe:
         """In what it differs from a plain attempt."""
-        return Recipe.load(self.run.tags.get(tags.HOW, ""), self.id.number)
+        return Recipe.load(self.tags.get(tags.HOW, ""), self.id.number)
 
     @property
     def restarts(self) -> int:
         """How often its workflow was restarted."""
-        return int(self.run.tags.get(tags.RESTARTED, "").partition(" ")[0] or 0)
+        return int(self.tags.get(tags.RESTARTED, "").partition(" ")[0] or 0)
 
     @property
     def restarted(self) -> float:
         """Seconds since the epoch when its workflow was restarted last; 0 if it was not."""
-        return float(self.run.tags.get(tags.RESTARTED, "").partition(" ")[2] or 0)
+        return float(self.tags.get(tags.RESTARTED, "").partition(" ")[2] or 0)
 
     def outputs(self, campaign_output: str) -> list[str]:
         """RUN collections that hold what the attempt stands for: its own, if anything was submitted, and the rescued.
@@ -116,7 +127,7 @@ class Attempt:
 
         In seconds since the epoch. An attempt of an older release says only when it began.
         """
-        return float(self.run.tags.get(tags.SENT) or self.started or self.created) if self.wms_id else None
+        return float(self.tags.get(tags.SENT) or self.started or self.created) if self.wms_id else None
 
     @property
     def is_open(self) -> bool:
@@ -127,20 +138,21 @@ class Attempt:
     def began(self) -> bool:
         """Whether it has been in the site's hands, so that there may be a workflow of it."""
         # Its start is written before its tag: a process may have died between.
-        return bool(self.wms_id) or self.started is not None or self.run.tags.get(tags.STATE, "") not in _BEFORE
+        return bool(self.wms_id) or self.started is not None or self.tags.get(tags.STATE, "") not in _BEFORE
 
 
-def _attempt(record: RunRecord) -> Attempt | None:
-    """Read an attempt from a run's record; None if the run is none, or was turned away."""
-    run = record.dagster_run
-    tag = run.tags.get
-    if tag(tags.KIND) != tags.WORKFLOW or tag(tags.OF) != run.run_id:
+def _attempt(row: RunRow) -> Attempt | None:
+    """Read an attempt from a run's row; None if the run is none, or was turned away."""
+    document = row.document
+    found: dict[str, str] = document.get("tags") or {}
+    tag = found.get
+    if tag(tags.KIND) != tags.WORKFLOW or tag(tags.OF) != row.run_id:
         return None
-    step = StepId.from_tag(run.tags[tags.STEP])
+    step = StepId.from_tag(found[tags.STEP])
     return Attempt(
-        run_id=run.run_id,
-        id=AttemptId(step, run.tags[tags.PARTITION], int(run.tags[tags.ATTEMPT])),
-        state=_state(run),
+        run_id=row.run_id,
+        id=AttemptId(step, found[tags.PARTITION], int(found[tags.ATTEMPT])),
+        state=_state(row.status, tag(tags.STATE, "")),
         wms_id=tag(tags.WMS_ID, ""),
         submit_dir=tag(tags.SUBMIT_DIR, ""),
         output_run=tag(tags.OUTPUT_RUN, ""),
@@ -148,34 +160,33 @@ def _attempt(record: RunRecord) -> Attempt | None:
         swept=tag(tags.CANCELLED) == "yes",
         by_person=tag(tags.BY) != "dispatch",
         priority=int(tag("dagster/priority") or 0),
-        parent=run.parent_run_id,
+        parent=document.get("parent_run_id"),
         backfill=tag("dagster/backfill"),
-        created=record.create_timestamp.timestamp(),
-        started=record.start_time,
-        ended=record.end_time,
-        run=run,
+        created=row.created.timestamp(),
+        started=row.started,
+        ended=row.ended,
+        status=row.status,
+        body=row.body,
+        tags=found,
     )
 
 
-def _state(run: dg.DagsterRun) -> State:
+def _state(status: dg.DagsterRunStatus, tag: str) -> State:
     # The status column is written by Dagster alone and can't lag behind; the tag only refines STARTED.
-    known = _BY_STATUS.get(RunStatus(run.status.value)) if run.status.value in RunStatus else None
+    known = _BY_STATUS.get(RunStatus(status.value)) if status.value in RunStatus else None
     if known:
         return known
-    tag = run.tags.get(tags.STATE, "")
     return State(tag) if tag in _IN_HANDS else State.CLAIMED
 
 
 def read_attempt(instance: dg.DagsterInstance, run_id: str) -> Attempt | None:
     """Read one attempt afresh; None if there is no such run, or it is no attempt."""
-    record = instance.get_run_record_by_id(run_id)
-    return _attempt(record) if record else None
+    return read_attempts(instance, [run_id]).get(run_id)
 
 
 def read_attempts(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[str, Attempt]:
     """Read attempts afresh, in one query; those runs are left out that do not exist or are no attempts."""
-    records = instance.get_run_records(dg.RunsFilter(run_ids=list(run_ids))) if run_ids else []
-    return {found.run_id: found for record in records if (found := _attempt(record))}
+    return {found.run_id: found for row in of_runs(instance, run_ids) if (found := _attempt(row))}
 
 
 _BEFORE = ("", State.QUEUED)
@@ -206,12 +217,12 @@ class AttemptIndex:
             since = min(self._seen, now) - _OVERLAP if self._seen else None
             # Not by their tags: Dagster's own PostgreSQL storage commits a run's tags for queries after the run, and a
             # crash between leaves these out for ever. What the run itself says of its tags is complete.
-            records = instance.get_run_records(dg.RunsFilter(updated_after=since))
-            for record in records:
-                attempt = _attempt(record)
+            rows = changed_since(instance, since)
+            for row in rows:
+                attempt = _attempt(row)
                 if attempt and self._by_run.get(attempt.run_id) != attempt:
                     self._add(attempt)
-            self._seen = max((record.update_timestamp for record in records), default=self._seen)
+            self._seen = max((row.updated for row in rows), default=self._seen)
 
     def _add(self, attempt: Attempt) -> None:
         run_id = attempt.run_id

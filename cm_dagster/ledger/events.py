@@ -1,17 +1,20 @@
 """What is written onto an attempt's run: begun, where it is, accepted, failed, cancelled.
 
 Uses of ``dagster._core``: the type of metadata values; `DagsterEvent` and its data classes. Dagster has public methods
-for a failed and a cancelled run, but none to start a run that has no worker or to materialize an asset in its name;
-dagster-airlift, which shows outside runs as Dagster runs, writes the same events in the same way.
+for a failed and a cancelled run, but none to start a run that has no worker, to materialize an asset in its name, or
+many partitions of an asset at once; dagster-airlift, which shows outside runs as Dagster runs, writes the same events
+in the same way.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import dagster as dg
+from dagster import EventLogEntry
 from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData, StepMaterializationData
 
@@ -31,6 +34,7 @@ __all__ = [
     "cancelled",
     "fail",
     "found",
+    "materialized",
     "note",
     "set_state",
     "start",
@@ -40,6 +44,8 @@ __all__ = [
 ]
 
 Metadata = Mapping[str, RawMetadataValue]
+_AT_ONCE = 500
+"""Most events that are written in one statement."""
 
 
 def together(instance: dg.DagsterInstance, run_id: str) -> AbstractContextManager[None]:
@@ -103,7 +109,7 @@ def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, su
     """Write that an attempt's workflow is at the WMS."""
     when = f"{time.time():.3f}"
     found = {tags.WMS_ID: wms_id, tags.SENT: when, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run}
-    if attempt.run.tags.get(tags.WAIT):
+    if attempt.tags.get(tags.WAIT):
         found[tags.WAIT] = ""
     instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
 
@@ -176,6 +182,35 @@ def accept(
         _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
         crash_point("accept.succeeded")
         _show_end(instance, attempt, State.ACCEPTED)
+
+
+def materialized(instance: dg.DagsterInstance, run: dg.DagsterRun, made: Sequence[dg.AssetMaterialization]) -> None:
+    """Write that a run of ours has materialized partitions of an asset: all in one statement, where the storage can.
+
+    Parameters
+    ----------
+    instance
+        The Dagster instance.
+    run
+        The run.
+    made
+        What it has made, of one asset.
+    """
+    kind, now = dg.DagsterEventType.ASSET_MATERIALIZATION.value, time.time()
+    entries = [
+        EventLogEntry(  # type: ignore[no-untyped-call]  # Dagster leaves it so
+            error_info=None,
+            level=logging.DEBUG,
+            user_message="",
+            run_id=run.run_id,
+            timestamp=now,
+            job_name=run.job_name,
+            dagster_event=DagsterEvent(kind, run.job_name, event_specific_data=StepMaterializationData(each)),
+        )
+        for each in made
+    ]
+    for place in range(0, len(entries), _AT_ONCE):
+        instance.event_log_storage.store_event_batch(entries[place : place + _AT_ONCE])
 
 
 def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata | None = None) -> None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
-from functools import lru_cache, wraps
+from functools import wraps
 from typing import Any, Self
 
 import dagster as dg
@@ -31,7 +31,7 @@ from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, DagsterEvent
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import pg_config
 from dagster._core.storage.runs.schema import RunsTable
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, deserialize_value
+from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
 from dagster_postgres.auth import PgTokenProvider
 from dagster_postgres.utils import (
@@ -42,6 +42,8 @@ from dagster_postgres.utils import (
     set_pg_statement_timeout,
 )
 
+from cm_dagster.ledger.rows import read_run
+
 __all__ = ["PooledPostgresStorage"]
 
 _KEPT = 5
@@ -50,8 +52,6 @@ _MORE = 10
 """Connections that it may open besides, for as long as they are needed."""
 _TRUSTED = 0.1
 """Seconds for which a connection that was used is taken to be alive, less than a server takes to be started again."""
-_RUNS = 8192
-"""Runs whose deserialised form a process keeps: more than are open at a time (6 kB each)."""
 _CONNECT: dict[str, Any] = {
     "application_name": "cm_dagster",  # in pg_stat_activity
     "connect_timeout": 10,
@@ -189,12 +189,6 @@ def _remembered(ask: Callable[..., bool], name: str) -> Callable[..., bool]:
     return remembered
 
 
-@lru_cache(_RUNS)
-def _read_run(body: str, status: str) -> dg.DagsterRun:
-    run, known = deserialize_value(body, dg.DagsterRun), dg.DagsterRunStatus(status)
-    return run if run.status is known else run.with_status(known)  # which makes another one: a fifth of all this
-
-
 @_remember(
     "has_backfill_id_column",
     "has_backfill_tags_table",
@@ -255,7 +249,7 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 
     def _row_to_run(self, row: Any) -> dg.DagsterRun:
         # The queue and our sensors read the same open runs over and over. Nothing changes a run in place.
-        return _read_run(row["run_body"], row["status"])
+        return read_run(row["run_body"], row["status"])
 
 
 @_remember("has_asset_key_col", "has_secondary_index", "has_table")

@@ -234,11 +234,12 @@ class ButlerService:
         """
         from lsst.daf.butler import CollectionType
 
-        wanted = list(dict.fromkeys(children))
-        if self.chain(name) == wanted:
+        wanted, present = list(dict.fromkeys(children)), self.chain(name)
+        if present == wanted:
             return False
         with self._butler(f"setting the chain {name}", writeable=True) as butler:
-            missing = [child for child in wanted if _info(butler, child) is None]
+            known = set(present or ())  # the registry lets nobody remove a collection that is in a chain
+            missing = [child for child in wanted if child not in known and _info(butler, child) is None]
             if missing:
                 raise missing_collections(self.repo, missing, list(butler.collections.query("*")))
             # One transaction: what ends in between must not leave a chain that is registered and empty.

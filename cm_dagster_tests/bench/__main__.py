@@ -11,14 +11,16 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 
 from cm_dagster_tests.bench import life, poll, sites, submission, tick, views
+from cm_dagster_tests.bench.plots import Drawn
 
-_ALL: dict[str, Callable[[Path], RenderableType]] = {
+_ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "poll": poll.bench,
     "submit": submission.bench,
     "sites": sites.bench,
     "tick": tick.bench,
     "views": views.bench,
     "life": life.bench,
+    "flight": life.bench_flight,
     "life-large": life.bench_large,
 }
 
@@ -29,14 +31,20 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all but life-large"
     )
-    names = parser.parse_args().names or [name for name in _ALL if name != "life-large"]
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what can be drawn, as FOLDER/NAME.png")
+    given = parser.parse_args()
+    names = given.names or [name for name in _ALL if name != "life-large"]
     if unknown := set(names) - set(_ALL):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(_ALL)}")
     out = Console()
     out.print(f"Python {platform.python_version()}, {platform.machine()}; CPU seconds, with those of children")
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"cm-bench-{name}-") as folder:
-            out.print(_ALL[name](Path(folder)))
+            found = _ALL[name](Path(folder))
+            out.print(found.table if isinstance(found, Drawn) else found)
+            if isinstance(found, Drawn) and given.plots:
+                given.plots.mkdir(parents=True, exist_ok=True)
+                found.draw(given.plots / f"{name}.png")
 
 
 main()

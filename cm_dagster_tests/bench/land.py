@@ -95,13 +95,23 @@ class Land:
 
     def wait_for_end(self, last: str, patience: float) -> None:
         """Wait until the last step is collected and no run of it is left."""
-        key, code = collected_key(CAMPAIGN, last), self.roots["code server"]
+        key = collected_key(CAMPAIGN, last)
 
         def look() -> bool:
             records = self.instance.get_asset_records([key])
             return any(record.asset_entry.last_materialization_storage_id for record in records)
 
         wait_for("the end of the campaign", look, patience, every=1.0)
+        self.wait_for_runs()
+
+    def wait_for_flight(self, groups: int, patience: float) -> None:
+        """Wait until so many workflows are at the WMS and no run is left."""
+        wait_for("all workflows at the WMS", lambda: len(self.pending()) == groups, patience, every=1.0)
+        self.wait_for_runs()
+
+    def wait_for_runs(self) -> None:
+        """Wait until no run is left."""
+        code = self.roots["code server"]
         wait_for("the end of its runs", lambda: not any(map(is_worker, tree(code))), 120.0, every=0.5)
 
     def _document(self, groups: int, names: list[str]) -> dict[str, Any]:
@@ -143,7 +153,7 @@ class Land:
 
         def answer() -> None:
             while not over.wait(0.2):
-                for wms_id in self._pending():
+                for wms_id in self.pending():
                     self.wms.set(wms_id, "SUCCEEDED")
 
         thread = threading.Thread(target=answer, daemon=True)
@@ -154,7 +164,8 @@ class Land:
             over.set()
             thread.join()
 
-    def _pending(self) -> list[str]:
+    def pending(self) -> list[str]:
+        """Ids of the workflows that have not ended."""
         db = connect(self.wms.home)
         try:
             return [str(wms_id) for (wms_id,) in db.execute("SELECT id FROM workflow WHERE state = 'PENDING'")]

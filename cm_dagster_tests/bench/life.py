@@ -18,15 +18,17 @@ from rich.table import Table
 
 from cm_dagster.ledger import tags
 from cm_dagster_tests.bench.land import TICK, open_land
+from cm_dagster_tests.bench.plots import Drawn, draw_lives
 from cm_dagster_tests.bench.processes import Peaks, Used, used
 from cm_dagster_tests.bench.stand_in_bps import CpuFiles
 
-__all__ = ["bench", "bench_large"]
+__all__ = ["bench", "bench_flight", "bench_large"]
 
 _QUICK = [(100, 1, True), (100, 2, True), (100, 3, True), (32, 4, True), (100, 1, False)]
 _LARGE = [(1000, 1, True), (1000, 2, True), (5000, 1, True), (10000, 1, True)]
 """Groups of each step, steps, and whether on PostgreSQL (else SQLite)."""
-_REST = 30.0
+_FLIGHTS = (100, 1000)
+_REST = 60.0
 """Seconds for which a deployment is watched that has nothing to do."""
 _PATIENCE = 600.0
 _PATIENCE_EACH = 5.0
@@ -68,18 +70,38 @@ class Life:
         return self.each - self.rest * self.wall / self.lives
 
 
-def bench(folder: Path) -> Table:
+def bench(folder: Path) -> Drawn:
     """Measure the small shapes."""
     return _bench(folder, _QUICK)
 
 
-def bench_large(folder: Path) -> Table:
+def bench_large(folder: Path) -> Drawn:
     """Measure the large shapes; it takes an hour."""
     return _bench(folder, _LARGE)
 
 
-def _bench(folder: Path, shapes: Sequence[tuple[int, int, bool]]) -> Table:
-    return table([measure(folder / f"{n}-{k}-{pg}", n, k, postgres=pg) for n, k, pg in shapes])
+def _bench(folder: Path, shapes: Sequence[tuple[int, int, bool]]) -> Drawn:
+    lives = [measure(folder / f"{n}-{k}-{pg}", n, k, postgres=pg) for n, k, pg in shapes]
+    costs = [{kind: seconds / life.lives for kind, seconds in life.cpu.items()} for life in lives]
+    return Drawn(table(lives), lambda path: draw_lives([life.shape for life in lives], costs, path))
+
+
+def bench_flight(folder: Path) -> Table:
+    """Measure a deployment whose workflows never end."""
+    made = Table(title=f"N workflows that never end, a tick each {TICK:.0f} s: CPU ms a tick, peak MB")
+    for column in ("N", "daemon", "code server", "PostgreSQL", "all", "peak MB"):
+        made.add_column(column, justify="right")
+    for groups in _FLIGHTS:
+        with open_land(folder / str(groups), groups, in_flight=groups) as land:
+            land.create(groups, 1)
+            land.start()
+            land.wait_for_flight(groups, _PATIENCE + _PATIENCE_EACH * groups)
+            with Peaks(land.roots) as peaks:
+                cost = {kind: each * TICK * 1e3 for kind, each in _rates(land.roots).items()}
+        kinds = (f"{cost[kind]:.0f}" for kind in ("daemon", "code server", "PostgreSQL"))
+        most = ", ".join(f"{kind} {peak:.0f}" for kind, peak in peaks.most.items() if kind in cost)
+        made.add_row(f"{groups:,}", *kinds, f"{sum(cost.values()):.0f}", most)
+    return made
 
 
 def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> Life:
@@ -101,7 +123,7 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
         names = land.create(groups, steps)
         roots, cpu = land.roots, CpuFiles(land.wms.home)
         size, transactions = land.size(), land.transactions()
-        rest = _rest(roots)
+        rest = sum(_rates(roots).values())
         before, began = {kind: used(pid) for kind, pid in roots.items()}, time.monotonic()
         with Peaks(roots) as peaks, land.answering():
             land.start()
@@ -118,11 +140,11 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
     return Life(shape, len(lives), wall, by_kind, bps, peaks.most, size, transactions, ops, _gaps(lives, names), rest)
 
 
-def _rest(roots: Mapping[str, int]) -> float:
-    """Measure what a deployment uses that has nothing to do."""
-    before = sum(used(pid).total for pid in roots.values())
+def _rates(roots: Mapping[str, int]) -> dict[str, float]:
+    """Measure the CPU seconds of a second, by kind of process, in which there is nothing to do."""
+    before = {kind: used(pid).total for kind, pid in roots.items()}
     time.sleep(_REST)
-    return (sum(used(pid).total for pid in roots.values()) - before) / _REST
+    return {kind: (used(pid).total - before[kind]) / _REST for kind, pid in roots.items()}
 
 
 def _by_kind(after: Mapping[str, Used], bps: float) -> dict[str, float]:

@@ -28,6 +28,7 @@ from cm_dagster.services.quanta import QuantaSummary, TaskQuanta
 from cm_dagster.testing.fakewms.store import HOME, FakeWms
 from cm_dagster.testing.postgres import Database, PostgresServer
 from cm_dagster_tests.bench.bulk import FIRST_ID, copy_attempts, copy_workflows, new_id
+from cm_dagster_tests.bench.plots import Drawn, draw_polls
 from cm_dagster_tests.bench.processes import postmaster
 from cm_dagster_tests.bench.statements import Cost, cost
 from cm_dagster_tests.integration.databases import BlankDatabase, pooled
@@ -95,8 +96,9 @@ class Stage:
         store.put(self.rig.instance, Document.CHAINED.key(step), index_of(self.rig.instance).accepted(step))
 
 
-def bench(folder: Path) -> Table:
+def bench(folder: Path) -> Drawn:
     """Measure all cases."""
+    polls: dict[int, float] = {}
     columns = ["watch", "dispatch", "submit", "chain", "chain, not home", "advance"]
     table = Table(title="one tick: CPU ms here + of PostgreSQL, SQL statements; nothing changed / one group changed")
     for column in ("", *columns):
@@ -105,8 +107,11 @@ def bench(folder: Path) -> Table:
         blank = BlankDatabase.make(server, folder / "tables")
         for number, case in enumerate(_CASES):
             with blank.copied() as database, open_stage(folder / str(number), case, server, database) as stage:
-                table.add_row(str(case), *(f"{_shown(still)}\n{_shown(one)}" for still, one in _measure(stage)))
-    return table
+                costs = list(_measure(stage))
+                table.add_row(str(case), *(f"{_shown(still)}\n{_shown(one)}" for still, one in costs))
+                if case.flying == case.planned and not case.finished:
+                    polls[case.flying] = costs[0][0].cpu + costs[0][0].server
+    return Drawn(table, lambda path: draw_polls(polls, path))
 
 
 def _shown(found: Cost) -> str:

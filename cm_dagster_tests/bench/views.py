@@ -16,7 +16,7 @@ from cm_dagster.cli import cm
 from cm_dagster.control import desk, steps
 from cm_dagster.control.inputs import look_at_inputs, prepare_inputs
 from cm_dagster.control.site import Site
-from cm_dagster.ledger import attempts, latest, storage
+from cm_dagster.ledger import attempts, latest, rows
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.local.servers import Servers, code_server
 from cm_dagster.local.survey import Survey, make_synthetic_survey
@@ -135,7 +135,7 @@ def _forget() -> None:
     desk._DESKS.clear()
     steps._PLANS.clear()
     latest._READ.clear()
-    storage._read_run.cache_clear()
+    rows.read_run.cache_clear()
 
 
 def _shown(found: Cost) -> str:

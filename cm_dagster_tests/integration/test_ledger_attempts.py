@@ -13,6 +13,7 @@ from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from cm_dagster.ledger import attempts as module
 from cm_dagster.ledger import events, tags
 from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of, read_attempt
+from cm_dagster.ledger.rows import RunRow
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.line import Latest
 from cm_dagster.policy.states import State
@@ -81,9 +82,9 @@ def test_a_refresh_reads_what_has_changed(rig: Rig, monkeypatch: pytest.MonkeyPa
     seen: list[str] = []
     real = module._attempt
 
-    def reading(record: dg.RunRecord) -> Attempt | None:
-        seen.append(record.dagster_run.run_id)
-        return real(record)
+    def reading(row: RunRow) -> Attempt | None:
+        seen.append(row.run_id)
+        return real(row)
 
     monkeypatch.setattr(module, "_attempt", reading)
     events.start(rig.instance, rig.attempt(runs[2]))
@@ -175,3 +176,22 @@ def test_cancelled_attempts_are_swept_once(rig: Rig) -> None:
     events.cancelled(rig.instance, sent, "done", swept=True)
     index.refresh(rig.instance)
     assert {attempt.run_id for attempt in index.unswept_at(SITE)} == {begun}
+
+
+def test_what_is_read_of_the_rows_is_what_dagster_reads(rig: Rig) -> None:
+    rig.queue("g0000")
+    rig.begin("g0001")
+    rig.accept("g0002")
+    rig.fail("g0003")
+    rig.queue("g0000", 2, more={tags.PARTITION: "g0000", "a tag": 'ü "quoted" \\ {}'})
+    records = {record.dagster_run.run_id: record for record in rig.instance.get_run_records()}
+    index = AttemptIndex()
+    index.refresh(rig.instance)
+    assert {attempt.run_id for attempt in index.everything()} == records.keys()
+    for attempt in index.everything():
+        record = records[attempt.run_id]
+        assert attempt.run == record.dagster_run
+        assert (attempt.status, attempt.tags) == (record.dagster_run.status, record.dagster_run.tags)
+        assert attempt.created == record.create_timestamp.timestamp()
+        assert (attempt.started, attempt.ended) == (record.start_time, record.end_time)
+        assert read_attempt(rig.instance, attempt.run_id) == attempt

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from dagster_postgres.utils import DagsterPostgresException
 
 from cm_dagster.cli.checks_dagster import check_storage
 from cm_dagster.control.queue import batches
-from cm_dagster.ledger import events, storage
+from cm_dagster.ledger import events, rows, storage
 from cm_dagster.local.deployment import Deployment
 from cm_dagster.policy.states import State
 from cm_dagster.testing.postgres import Database, PostgresServer
@@ -350,6 +351,7 @@ def test_a_restart_that_nobody_notices(postgres_of_own: PostgresServer, tmp_path
             held.enter_context(engine_of(instance).connect())
         held.close()  # more than one connection is open now
         server.stop(mode)
+        time.sleep(storage._TRUSTED)
         server.start()
         instance.add_run_tags("run", {"size": "10"})
         instance.report_run_canceled(run)
@@ -363,6 +365,7 @@ def test_a_server_that_is_away(
     with opened(tmp_path, pooled(postgres_of_own.create("ledger"))) as instance:
         add_run(instance, color="red")
         postgres_of_own.stop("immediate")
+        time.sleep(storage._TRUSTED)
         for call in (instance.get_runs, lambda: instance.add_run_tags("run", {"size": "9"})):
             with pytest.raises(DagsterPostgresException) as caught:
                 call()
@@ -379,7 +382,7 @@ def test_a_write_that_a_restart_interrupts_fails_as_a_whole(
     server = postgres_of_own
     with opened(tmp_path, pooled(server.create("ledger"))) as instance:
         add_run(instance, color="red")
-        real = storage._read_run
+        real = rows.read_run
 
         def restart(*args: Any) -> dg.DagsterRun:
             server.stop("immediate")
@@ -387,7 +390,7 @@ def test_a_write_that_a_restart_interrupts_fails_as_a_whole(
             return real(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "_read_run", restart)
+            patch.setattr(storage, "read_run", restart)
             with pytest.raises(sa.exc.OperationalError):
                 instance.add_run_tags("run", {"color": "blue"})
         assert tags_of(instance) == {"color": "red"}

@@ -46,9 +46,25 @@ class Index(AttemptIndex):
 
 
 def attempt(id_: AttemptId, state: State) -> Attempt:
-    run = dg.DagsterRun("job", run_id=f"{id_.workflow}")
     return Attempt(
-        run.run_id, id_, state, "", "", "", 0, False, False, 0, None, None, float(id_.number), None, None, run
+        run_id=id_.workflow,
+        id=id_,
+        state=state,
+        wms_id="",
+        submit_dir="",
+        output_run="",
+        finalized=0,
+        swept=False,
+        by_person=False,
+        priority=0,
+        parent=None,
+        backfill=None,
+        created=float(id_.number),
+        started=None,
+        ended=None,
+        status=dg.DagsterRunStatus.NOT_STARTED,
+        body="",
+        tags={},
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._serdes import serialize_value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,7 +68,9 @@ def make(
         created=float(times[0]),
         started=float(times[0]) if begun else None,
         ended=ended,
-        run=dg.DagsterRun("job", run_id=run_id, status=status, tags=more, remote_job_origin=ORIGIN),
+        status=status,
+        body=serialize_value(dg.DagsterRun("job", run_id=run_id, status=status, tags=more, remote_job_origin=ORIGIN)),
+        tags=more,
     )
 
 

@@ -1,4 +1,4 @@
-"""``make bench``: run the benchmarks that are named (``ARGS="poll submit"``), or all but the one that takes an hour."""
+"""``make bench``: run the benchmarks that are named (``ARGS="poll submit"``), or all but those that take an hour."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "life": life.bench,
     "flight": life.bench_flight,
     "life-large": life.bench_large,
+    "release": life.bench_release,
 }
+_LONG = ("life-large", "release")
 
 
 def main() -> None:
     """Run the benchmarks, each in a folder of its own."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all but life-large"
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all but life-large and release"
     )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what can be drawn, as FOLDER/NAME.png")
     given = parser.parse_args()
-    names = given.names or [name for name in _ALL if name != "life-large"]
+    names = given.names or [name for name in _ALL if name not in _LONG]
     if unknown := set(names) - set(_ALL):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(_ALL)}")
     out = Console()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ __all__ = ["CAMPAIGN", "SITE", "TICK", "Land", "open_land"]
 
 CAMPAIGN = "bench"
 SITE = "here"
+_MANY = 1_000_000
 TICK = 5.0
 """Seconds between two ticks of a sensor, and between two looks of Dagster's daemon at its queue."""
 _SERVICE = "cm_dagster.testing.fakewms.service.FakeWmsService"
@@ -47,7 +49,7 @@ class _Servers(Servers):
 
     @property
     def names(self) -> list[str]:
-        return [code_server(SITE), "daemon"]
+        return [*(code_server(site) for site in self.deployment.names), "daemon"]
 
     def wait(self) -> None:
         """Wait for nothing: whoever creates a campaign waits for it to be loaded."""
@@ -65,7 +67,8 @@ class Land:
     survey: Survey
     instance: dg.DagsterInstance
     servers: Servers
-    wms: FakeWms
+    wms: Mapping[str, FakeWms]
+    """By site."""
     database: Database | None
     """Dagster's, if it is on PostgreSQL."""
     postmaster: int | None
@@ -74,8 +77,9 @@ class Land:
     @property
     def roots(self) -> dict[str, int]:
         """Process ids of what is measured."""
-        code, daemon = (self.servers.running[name].pid for name in self.servers.names)
-        found = {"daemon": daemon, "code server": code}
+        *codes, daemon = (self.servers.running[name].pid for name in self.servers.names)
+        names = ["code server"] if len(codes) == 1 else [f"code server {site}" for site in self.wms]
+        found = {"daemon": daemon, **dict(zip(names, codes, strict=True))}
         return {**found, "PostgreSQL": self.postmaster} if self.postmaster else found
 
     # ---------------------------------------------------------------------------------------------- the campaign
@@ -111,8 +115,12 @@ class Land:
 
     def wait_for_runs(self) -> None:
         """Wait until no run is left."""
-        code = self.roots["code server"]
-        wait_for("the end of its runs", lambda: not any(map(is_worker, tree(code))), 120.0, every=0.5)
+        codes = [pid for kind, pid in self.roots.items() if kind.startswith("code server")]
+
+        def look() -> bool:
+            return not any(is_worker(pid) for code in codes for pid in tree(code))
+
+        wait_for("the end of its runs", look, 120.0, every=0.5)
 
     def _document(self, groups: int, names: list[str]) -> dict[str, Any]:
         cut = {"dimension": "visit", "dataset": "raw", "size": 1}
@@ -126,7 +134,7 @@ class Land:
             },
             "pipeline": "/nope/DRP.yaml",
             "stack": {"setup": "script", "script": make_stack(self.deployment.folder / "stack")},
-            "sites": SITE,
+            "sites": dict.fromkeys(self.wms, 1.0 / len(self.wms)),
             "steps": {
                 name: {"pipeline": f"#{name}", "group_by": cut, "needs": [needs[name]] if name in needs else []}
                 for name in names
@@ -142,19 +150,30 @@ class Land:
                     butler.collections.register(attempt.run(OUTPUT))
 
     def _is_loaded(self) -> bool:
-        return any(tick.sensor == "advance" and tick.time for tick in read_ticks(self.instance, SITE))
+        sites = [site for site in self.wms if site != SITE]
+        ticks = {site: [tick.sensor for tick in read_ticks(self.instance, site) if tick.time] for site in self.wms}
+        return "advance" in ticks[SITE] and all(f"dispatch_{site}" in ticks[site] for site in sites)
 
     # ---------------------------------------------------------------------------------------------------- the WMS
 
     @contextmanager
-    def answering(self) -> Iterator[None]:
-        """Have the WMS end each workflow with success as soon as it appears."""
+    def answering(self, rate: float = math.inf) -> Iterator[None]:
+        """Have the WMSs end workflows with success, the oldest first.
+
+        Parameters
+        ----------
+        rate
+            How many of them in a second; by default each as soon as it appears.
+        """
         over = threading.Event()
 
         def answer() -> None:
+            began, done = time.monotonic(), 0
             while not over.wait(0.2):
-                for wms_id in self.pending():
-                    self.wms.set(wms_id, "SUCCEEDED")
+                due = rate * (time.monotonic() - began) - done
+                for site, wms_id in self.pending()[: int(min(due, _MANY))]:
+                    self.wms[site].set(wms_id, "SUCCEEDED")
+                    done += 1
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -164,13 +183,14 @@ class Land:
             over.set()
             thread.join()
 
-    def pending(self) -> list[str]:
-        """Ids of the workflows that have not ended."""
-        db = connect(self.wms.home)
-        try:
-            return [str(wms_id) for (wms_id,) in db.execute("SELECT id FROM workflow WHERE state = 'PENDING'")]
-        finally:
-            db.close()
+    def pending(self) -> list[tuple[str, str]]:
+        """Sites and ids of the workflows that have not ended, the oldest first."""
+        found = []
+        for site, wms in self.wms.items():
+            with closing(connect(wms.home)) as db:
+                rows = db.execute("SELECT submitted, id FROM workflow WHERE state = 'PENDING'")
+                found += [(submitted, site, str(wms_id)) for submitted, wms_id in rows]
+        return [(site, wms_id) for _, site, wms_id in sorted(found)]
 
     # -------------------------------------------------------------------------------------------------- the storage
 
@@ -198,7 +218,13 @@ class Land:
 
 @contextmanager
 def open_land(
-    folder: Path, groups: int, *, postgres: bool = True, in_flight: int = 500, batch: int = 100
+    folder: Path,
+    groups: int,
+    *,
+    postgres: bool = True,
+    in_flight: int = 500,
+    batch: int = 100,
+    sites: Sequence[str] = (SITE,),
 ) -> Iterator[Land]:
     """Start a deployment.
 
@@ -211,32 +237,38 @@ def open_land(
     postgres
         Whether Dagster's storage is PostgreSQL, or SQLite.
     in_flight
-        Most workflows at the site at a time.
+        Most workflows at each site at a time.
     batch
         Most workflows that one submit run takes.
+    sites
+        Names of the sites, of one Butler; the first one is the home site.
     """
     deployment = Deployment(folder)
     survey = make_synthetic_survey(
         folder / "repo", visits=groups, detectors=1, tracts=1, patches=1, raws=RawFiles.SHARED
     )
-    wms = FakeWms(folder / "wms_state")
-    site = {
-        "butler": str(survey.root),
-        "submit_area": str(deployment.submit_area(SITE)),
-        "wms": {"service": _SERVICE, "compute_site": "fake", "settle": 0.0},
-        "submit": {"batch": batch},
-        "limits": {"in_flight": in_flight},
-        "tick": TICK,
-        "env": {HOME: str(wms.home)},
+    wms = {site: FakeWms(folder / "wms_state" / site) for site in sites}
+    document = {
+        site: {
+            "home": site == SITE,
+            "butler": str(survey.root),
+            "submit_area": str(deployment.submit_area(site)),
+            "wms": {"service": _SERVICE, "compute_site": "fake", "settle": 0.0},
+            "submit": {"batch": batch},
+            "limits": {"in_flight": in_flight},
+            "tick": TICK,
+            "env": {HOME: str(wms[site].home)},
+        }
+        for site in sites
     }
-    deployment.write({"sites": {SITE: site}}, dequeue_seconds=int(TICK))
+    deployment.write({"sites": document}, dequeue_seconds=int(TICK))
     with ExitStack() as stack:
         server = stack.enter_context(PostgresServer()) if postgres else None
         database = server.create("dagster") if server else None
         if database:
             _use(deployment, pooled(database))
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for name, value in {**deployment.environment(SITE), HOME: str(wms.home)}.items():
+        for name, value in deployment.environment(SITE).items():
             patch.setenv(name, value)
         instance = stack.enter_context(dg.DagsterInstance.get())
         instance.get_runs(limit=1)

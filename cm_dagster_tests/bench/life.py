@@ -6,6 +6,7 @@ imports a stand-in; and the reading of quantum graphs, which these workflows do 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,18 @@ import dagster as dg
 from rich.table import Table
 
 from cm_dagster.ledger import tags
-from cm_dagster_tests.bench.land import TICK, open_land
+from cm_dagster_tests.bench.land import SITE, TICK, open_land
 from cm_dagster_tests.bench.plots import Drawn, draw_lives
 from cm_dagster_tests.bench.processes import Peaks, Used, used
 from cm_dagster_tests.bench.stand_in_bps import CpuFiles
 
-__all__ = ["bench", "bench_flight", "bench_large"]
+__all__ = ["bench", "bench_flight", "bench_large", "bench_release"]
 
 _QUICK = [(100, 1, True), (100, 2, True), (100, 3, True), (32, 4, True), (100, 1, False)]
 _LARGE = [(1000, 1, True), (1000, 2, True), (5000, 1, True), (10000, 1, True)]
 """Groups of each step, steps, and whether on PostgreSQL (else SQLite)."""
 _FLIGHTS = (100, 1000)
+_SITES = (SITE, "east", "north", "west")
 _REST = 60.0
 """Seconds for which a deployment is watched that has nothing to do."""
 _PATIENCE = 600.0
@@ -81,9 +83,18 @@ def bench_large(folder: Path) -> Drawn:
 
 
 def _bench(folder: Path, shapes: Sequence[tuple[int, int, bool]]) -> Drawn:
-    lives = [measure(folder / f"{n}-{k}-{pg}", n, k, postgres=pg) for n, k, pg in shapes]
+    return _drawn([measure(folder / f"{n}-{k}-{pg}", n, k, postgres=pg) for n, k, pg in shapes])
+
+
+def _drawn(lives: Sequence[Life]) -> Drawn:
     costs = [{kind: seconds / life.lives for kind, seconds in life.cpu.items()} for life in lives]
     return Drawn(table(lives), lambda path: draw_lives([life.shape for life in lives], costs, path))
+
+
+def bench_release(folder: Path) -> Drawn:
+    """Measure a campaign as long as a data release, whose workflows end one by one; it takes an hour and a half."""
+    life = measure(folder / "release", 2000, 5, in_flight=125, sites=_SITES, rate=2.0)
+    return _drawn([life])
 
 
 def bench_flight(folder: Path) -> Table:
@@ -104,7 +115,16 @@ def bench_flight(folder: Path) -> Table:
     return made
 
 
-def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> Life:
+def measure(
+    folder: Path,
+    groups: int,
+    steps: int,
+    *,
+    postgres: bool = True,
+    in_flight: int = 500,
+    sites: Sequence[str] = _SITES[:1],
+    rate: float = math.inf,
+) -> Life:
     """Run a campaign to its end.
 
     Parameters
@@ -117,15 +137,22 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
         Steps, each of which needs the one before.
     postgres
         Whether Dagster's storage is PostgreSQL, or SQLite.
+    in_flight
+        Most workflows at each site at a time.
+    sites
+        Names of the sites; the first one is the home site.
+    rate
+        How many workflows end in a second, at most.
     """
-    shape = f"{groups} x {steps}, {'PostgreSQL' if postgres else 'SQLite'}"
-    with open_land(folder, groups, postgres=postgres) as land:
+    where = f"{len(sites)} sites, " if len(sites) > 1 else ""
+    shape = f"{groups} x {steps}, {where}{'PostgreSQL' if postgres else 'SQLite'}"
+    with open_land(folder, groups, postgres=postgres, in_flight=in_flight, sites=sites) as land:
         names = land.create(groups, steps)
-        roots, cpu = land.roots, CpuFiles(land.wms.home)
+        roots, cpus = land.roots, [CpuFiles(wms.home) for wms in land.wms.values()]
         size, transactions = land.size(), land.transactions()
         rest = sum(_rates(roots).values())
         before, began = {kind: used(pid) for kind, pid in roots.items()}, time.monotonic()
-        with Peaks(roots) as peaks, land.answering():
+        with Peaks(roots) as peaks, land.answering(rate):
             land.start()
             land.wait_for_end(names[-1], _PATIENCE + _PATIENCE_EACH * groups * steps)
         wall = time.monotonic() - began
@@ -135,7 +162,7 @@ def measure(folder: Path, groups: int, steps: int, *, postgres: bool = True) -> 
     lives, ops = _sort(runs)
     if len(lives) != groups * steps:
         raise RuntimeError(f"{len(lives)} attempts at {groups} x {steps} groups")
-    bps = cpu.total()
+    bps = sum(cpu.total() for cpu in cpus)
     by_kind = _by_kind(after, bps)
     return Life(shape, len(lives), wall, by_kind, bps, peaks.most, size, transactions, ops, _gaps(lives, names), rest)
 
@@ -149,9 +176,10 @@ def _rates(roots: Mapping[str, int]) -> dict[str, float]:
 
 def _by_kind(after: Mapping[str, Used], bps: float) -> dict[str, float]:
     """Tell what the code server has used from what the runs have that it has started."""
-    code = after["code server"]
-    others = {kind: each.total for kind, each in after.items() if kind != "code server"}
-    return {**others, "code server": code.living, "op runs": code.ended - bps}
+    codes = [each for kind, each in after.items() if kind.startswith("code server")]
+    others = {kind: each.total for kind, each in after.items() if not kind.startswith("code server")}
+    own = {"code server": sum(each.living for each in codes), "op runs": sum(each.ended for each in codes) - bps}
+    return {**others, **own}
 
 
 def _sort(runs: Sequence[dg.RunRecord]) -> tuple[list[dg.RunRecord], Counter[str]]:

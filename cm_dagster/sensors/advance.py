@@ -28,7 +28,7 @@ def advance_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
     @dg.sensor(
         name="advance",
         target=dg.AssetSelection.tag(tags.KIND, "inputs") | dg.AssetSelection.tag(tags.KIND, "collected"),
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Collects a step when all its groups are accepted and at the home site; then lets others begin.",
     )

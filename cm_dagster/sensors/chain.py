@@ -26,7 +26,7 @@ def chain_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"chain_{site.name}",
         job=job,
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Has accepted groups put into the chain of their step, all that are new in one run.",
     )

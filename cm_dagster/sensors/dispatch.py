@@ -30,7 +30,7 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
     @dg.sensor(
         name=f"dispatch_{site.name}",
         jobs=jobs,
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Requests attempts at planned groups as slots come free; stop it to request nothing new.",
     )

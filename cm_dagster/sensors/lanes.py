@@ -28,7 +28,7 @@ def lanes_sensor(site: Site, loaded: Sequence[str]) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"lanes_{site.name}",
         target=dg.AssetSelection.tag(tags.KIND, LANE),
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Lets this site begin steps with what it has made itself, where no other site is waited for.",
     )

@@ -25,7 +25,7 @@ def submit_sensor(site: Site, job: dg.JobDefinition) -> dg.SensorDefinition:
     @dg.sensor(
         name=f"submit_{site.name}",
         job=job,
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Hands queued attempts to the WMS in batches; stop it to send nothing.",
     )

@@ -35,7 +35,7 @@ def travel_sensor(site: Site, kind: str, job: dg.JobDefinition) -> dg.SensorDefi
     @dg.sensor(
         name=f"{kind}_{site.name}",
         job=job,
-        minimum_interval_seconds=int(site.spec.tick),
+        minimum_interval_seconds=int(site.spec.brisk),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=_SAID[kind],
     )

@@ -6,10 +6,13 @@ import dagster as dg
 import pytest
 from lsst.daf.butler import Butler
 
+from cm_dagster.assets.jobs import site_jobs, step_jobs
 from cm_dagster.assets.steps import step_assets
 from cm_dagster.control.steps import Document, chained_key, collected_key, inputs_key
+from cm_dagster.control.travel import journeys_of
 from cm_dagster.errors import CmError
 from cm_dagster.local.survey import Survey
+from cm_dagster.sensors import all_sensors
 from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, make_spec
 
 
@@ -81,3 +84,12 @@ def test_only_what_may_pass_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyP
     assert not result.success
     assert len(tries) == (3 if transient else 1)
     assert transient or message(result) == "the Butler has a cold"
+
+
+def test_what_follows_a_look_at_the_wms_is_looked_for_three_times_as_often(rig: Rig) -> None:
+    made = all_sensors(
+        rig.site, jobs=site_jobs(SITE, journeys_of(rig.site)), step_jobs=step_jobs([make_spec()], SITE), names=["camp"]
+    )
+    every = {sensor.name.removesuffix(f"_{SITE}"): sensor.minimum_interval_seconds for sensor in made}
+    assert {name for name, seconds in every.items() if seconds == 30} == {"watch", "campaigns"}
+    assert {name for name, seconds in every.items() if seconds == 10} == {"chain", "advance", "dispatch", "submit"}

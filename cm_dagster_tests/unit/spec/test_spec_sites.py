@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from cm_dagster.spec import Allotment, CampaignSpec
+from cm_dagster.spec.sites import SiteSpec, WmsSpec
 
 from .conftest import Messages
 
@@ -267,3 +269,9 @@ def test_names_of_lanes_count_for_the_length_of_collections(campaign_messages: M
     assert campaign_messages(text) == []
     (message,) = campaign_messages(text.replace("sites: a", "sites: [a, b]"))
     assert "step1/g10000/a99/run has 65" in message
+
+
+@pytest.mark.parametrize(("tick", "brisk"), [(60.0, 20.0), (30.0, 10.0), (12.0, 5.0), (5.0, 5.0), (2.0, 2.0)])
+def test_what_follows_is_looked_for_more_often_but_not_all_the_time(tick: float, brisk: float) -> None:
+    wms = WmsSpec(service="a.Service", compute_site="here")
+    assert SiteSpec(butler="/repo", submit_area=Path("/submit"), wms=wms, tick=tick).brisk == brisk

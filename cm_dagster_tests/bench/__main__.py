@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "release": life.bench_release,
 }
 _LONG = ("life-large", "release")
+_WIDE = 240
+"""Width of the tables in a file."""
 
 
 def main() -> None:
@@ -38,7 +41,7 @@ def main() -> None:
     names = given.names or [name for name in _ALL if name not in _LONG]
     if unknown := set(names) - set(_ALL):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(_ALL)}")
-    out = Console()
+    out = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     out.print(f"Python {platform.python_version()}, {platform.machine()}; CPU seconds, with those of children")
     for name in names:
         with tempfile.TemporaryDirectory(prefix=f"cm-bench-{name}-") as folder:

@@ -94,8 +94,6 @@ class _Pool:
             dialect = self.engine.dialect
             try:
                 alive = dialect.do_ping(connection)
-            except sa.exc.DBAPIError:
-                alive = False
             except dialect.loaded_dbapi.Error as error:
                 if not dialect.is_disconnect(error, connection, None):
                     raise
@@ -157,7 +155,7 @@ class _Pooled:
     def _engine(self, engine: sa.Engine) -> None:
         """Leave the engine alone that a storage makes of its own; it has no connection yet."""
 
-    def _open(self) -> AbstractContextManager[sa.Connection]:
+    def _connect(self) -> AbstractContextManager[sa.Connection]:
         """Give a connection: that of this thread's transaction, if there is one."""
         held: sa.Connection | None = getattr(self._pool.held, "connection", None)
         return nullcontext(held) if held is not None else create_pg_connection(self._engine)
@@ -202,7 +200,7 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 
     def connect(self) -> AbstractContextManager[sa.Connection]:
         """Give a connection."""
-        return self._open()
+        return self._connect()
 
     @contextmanager
     def one_transaction(self, run_id: str | None = None) -> Iterator[None]:
@@ -255,9 +253,6 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 @_remember("has_asset_key_col", "has_secondary_index", "has_table")
 class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
     """The event log."""
-
-    def _connect(self) -> AbstractContextManager[sa.Connection]:
-        return self._open()
 
 
 @_remember("has_built_index", "has_instigators_table", "has_secondary_index_table")

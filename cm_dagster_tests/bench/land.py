@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,11 +33,12 @@ from cm_dagster_tests.bench.stand_in_bps import make_stack
 from cm_dagster_tests.integration.databases import connected, pooled
 from cm_dagster_tests.system.rig import wait_for
 
-__all__ = ["CAMPAIGN", "SITE", "TICK", "Land", "open_land"]
+__all__ = ["AT_ONCE", "CAMPAIGN", "SITE", "TICK", "Land", "open_land"]
 
+AT_ONCE = 1e6
+"""Workflows that end in a second, where each ends as soon as it appears."""
 CAMPAIGN = "bench"
 SITE = "here"
-_MANY = 1_000_000
 TICK = 5.0
 """Seconds between two ticks of a sensor, and between two looks of Dagster's daemon at its queue."""
 _SERVICE = "cm_dagster.testing.fakewms.service.FakeWmsService"
@@ -157,7 +157,7 @@ class Land:
     # ---------------------------------------------------------------------------------------------------- the WMS
 
     @contextmanager
-    def answering(self, rate: float = math.inf) -> Iterator[None]:
+    def answering(self, rate: float = AT_ONCE) -> Iterator[None]:
         """Have the WMSs end workflows with success, the oldest first.
 
         Parameters
@@ -171,7 +171,7 @@ class Land:
             began, done = time.monotonic(), 0
             while not over.wait(0.2):
                 due = rate * (time.monotonic() - began) - done
-                for site, wms_id in self.pending()[: int(min(due, _MANY))]:
+                for site, wms_id in self.pending()[: int(due)]:
                     self.wms[site].set(wms_id, "SUCCEEDED")
                     done += 1
 

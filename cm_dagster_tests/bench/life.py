@@ -6,7 +6,6 @@ imports a stand-in; and the reading of quantum graphs, which these workflows do 
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import dagster as dg
 from rich.table import Table
 
 from cm_dagster.ledger import tags
-from cm_dagster_tests.bench.land import SITE, TICK, open_land
+from cm_dagster_tests.bench.land import AT_ONCE, SITE, TICK, open_land
 from cm_dagster_tests.bench.plots import Drawn, draw_lives
 from cm_dagster_tests.bench.processes import Peaks, Used, used
 from cm_dagster_tests.bench.stand_in_bps import CpuFiles
@@ -123,7 +122,7 @@ def measure(
     postgres: bool = True,
     in_flight: int = 500,
     sites: Sequence[str] = _SITES[:1],
-    rate: float = math.inf,
+    rate: float = AT_ONCE,
 ) -> Life:
     """Run a campaign to its end.
 

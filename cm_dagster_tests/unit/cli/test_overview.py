@@ -21,6 +21,7 @@ from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.progress import StepState
 from cm_dagster.policy.states import GroupState, State
 from cm_dagster.spec import CampaignSpec
+from cm_dagster_tests.attempts import invent
 from cm_dagster_tests.unit.cli.conftest import Rig
 
 SPEC = CampaignSpec.model_validate(
@@ -45,29 +46,6 @@ class Index(AttemptIndex):
             self._add(attempt)
 
 
-def attempt(id_: AttemptId, state: State) -> Attempt:
-    return Attempt(
-        run_id=id_.workflow,
-        id=id_,
-        state=state,
-        wms_id="",
-        submit_dir="",
-        output_run="",
-        finalized=0,
-        swept=False,
-        by_person=False,
-        priority=0,
-        parent=None,
-        backfill=None,
-        created=float(id_.number),
-        started=None,
-        ended=None,
-        status=dg.DagsterRunStatus.NOT_STARTED,
-        body="",
-        tags={},
-    )
-
-
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     groups=st.lists(st.tuples(st.sampled_from(["east", "west"]), st.lists(st.sampled_from(State), max_size=3))),
@@ -77,13 +55,13 @@ def attempt(id_: AttemptId, state: State) -> Attempt:
 def test_counts_always_add_up(groups: list[tuple[str, list[State]]], deaf: set[str], strays: int) -> None:
     made = [Group(group_name(place, len(groups)), "", 1, None, "", site) for place, (site, _) in enumerate(groups)]
     attempts = [
-        attempt(AttemptId(StepId("rc2", "step1", site), made[place].name, number), state)
+        invent(AttemptId(StepId("rc2", "step1", site), made[place].name, number), state)
         for place, (site, states) in enumerate(groups)
         for number, state in enumerate(states, 1)
     ]
     # Attempts at groups that the plan does not have must not be counted.
     gone = StepId("rc2", "step1", "east")
-    attempts += [attempt(AttemptId(gone, f"g9{place:03d}", 1), State.RUNNING) for place in range(strays)]
+    attempts += [invent(AttemptId(gone, f"g9{place:03d}", 1), State.RUNNING) for place in range(strays)]
     board = Board(Campaign(SPEC, started=True), {"step1": Plan("rc2", "step1", tuple(made))})
     silent, deaf_wms = Silence(1.0, "nothing is heard of it"), Health(answers=False)
     kinds = {"east": SiteHealth(silence=silent), "west": SiteHealth(deaf_wms)}

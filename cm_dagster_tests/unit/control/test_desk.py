@@ -19,6 +19,7 @@ from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.brake import BrakeRule
 from cm_dagster.policy.dispatch import urgency
 from cm_dagster.policy.states import State
+from cm_dagster_tests.attempts import invent
 
 GROUPS = [f"g{place:04d}" for place in range(4)]
 STEPS = [StepId(campaign, "s", site) for campaign in ("a", "b") for site in ("x", "y")]
@@ -52,18 +53,12 @@ def make(
     status = dg.DagsterRunStatus.STARTED if begun else dg.DagsterRunStatus.QUEUED
     run_id, more = f"{step.tag} {group} {number}", {tags.SENT: str(sent)} if sent else {}
     ended = float(sum(times)) if state in (State.ACCEPTED, State.FAILED) else None
-    return Attempt(
+    return invent(
+        AttemptId(step, group, number),
+        state,
         run_id=run_id,
-        id=AttemptId(step, group, number),
-        state=state,
         wms_id="7" if sent and begun else "",
-        submit_dir="",
-        output_run="",
-        finalized=0,
-        swept=False,
         by_person=person,
-        priority=0,
-        parent=None,
         backfill="b" if bulk else None,
         created=float(times[0]),
         started=float(times[0]) if begun else None,

@@ -33,6 +33,7 @@ def invent(id_: AttemptId, state: State, **changes: Any) -> Attempt:
         started=None,
         ended=None,
         status=dg.DagsterRunStatus.NOT_STARTED,
+        job="attempts",
         body="",
         tags={},
     )

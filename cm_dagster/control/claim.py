@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import dagster as dg
 
+from cm_dagster.control.atonce import all_or_each
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
-from cm_dagster.ledger.attempts import Attempt, read_attempt
+from cm_dagster.ledger.attempts import Attempt, read_attempt, read_attempts
 from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.ledger.clock import SKEW
-from cm_dagster.ledger.moves import refusal
+from cm_dagster.ledger.moves import Moves
 from cm_dagster.ledger.refusal import show_former
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 
-__all__ = ["Taken", "idle", "rested", "take"]
+__all__ = ["Apart", "Taken", "idle", "rested", "take"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,19 @@ def rested(claims: Claims, number: int, folder: Path) -> float:
     return 0.0
 
 
-def take(instance: dg.DagsterInstance, site: Site, run_id: str, attempt: Attempt | None, locks: ExitStack) -> Taken:
-    """Take an attempt.
+type Apart = Callable[[str, str], AbstractContextManager[None]]
+"""Given a name and a run, keeps an error within from stopping the others."""
+
+
+def take(
+    instance: dg.DagsterInstance,
+    site: Site,
+    wanted: Mapping[str, Attempt | None],
+    locks: ExitStack,
+    apart: Apart,
+    log: logging.Logger,
+) -> list[Taken]:
+    """Take attempts.
 
     Parameters
     ----------
@@ -75,41 +90,68 @@ def take(instance: dg.DagsterInstance, site: Site, run_id: str, attempt: Attempt
         The Dagster instance.
     site
         The site that this process serves.
-    run_id
-        Run of the attempt.
-    attempt
-        The attempt as it was read a moment ago; None if the run is none.
+    wanted
+        The attempts by their runs, as they were read a moment ago; None for a run that is none.
     locks
-        Holds the group's lock.
+        Holds the locks of the groups.
+    apart
+        Deals with the errors of each: `BusyError` if somebody else works on the group; `LedgerError` if the attempt is
+        not to be submitted, with the reason (it has been turned away if that is final).
+    log
+        Where it is said what was not written at once.
 
-    Raises
-    ------
-    BusyError
-        If somebody else works on the group.
-    LedgerError
-        If the attempt is not to be submitted, with the reason; it has been turned away if that is final.
+    Returns
+    -------
+    taken : `list` [`Taken`]
+        Those that are ours now.
     """
-    attempt = _open(run_id, attempt)
-    claims = Claims(group_folder(site.area, attempt.id.step, attempt.id.group))
-    lock = locks.enter_context(claims.locked())
-    crash_point("claim.locked")
-    attempt = _open(run_id, read_attempt(instance, run_id))  # again, now that nobody else can change it
-    _check_place(instance, attempt)
-    new = _claim(instance, attempt, claims)
-    crash_point("claim.claimed")
-    if attempt.state is State.QUEUED:
-        events.start(instance, attempt)
-        attempt = replace(attempt, state=State.CLAIMED)
-    if events.cancel_asked(instance, run_id) and new:
-        events.cancelled(instance, run_id, "Cancelled before submission; nothing was submitted.", swept=True)
-        raise LedgerError(f"{attempt.id.workflow} was cancelled before submission")
-    crash_point("claim.taken")
-    return Taken(attempt, claims, lock, new, attempt.id.folder(site.area))
+    held: dict[str, tuple[Claims, int]] = {}
+    for run_id, attempt in wanted.items():
+        with apart(f"run {run_id}", run_id):
+            id_ = _open(run_id, attempt).id
+            claims = Claims(group_folder(site.area, id_.step, id_.group))
+            held[run_id] = claims, locks.enter_context(claims.locked())
+            crash_point("claim.locked")
+    now = read_attempts(instance, list(held))  # again, now that nobody else can change them
+    moves = Moves(instance)
+    taken = []
+    for run_id, (claims, lock) in held.items():
+        with apart(f"run {run_id}", run_id):
+            attempt = _open(run_id, now.get(run_id))
+            _check_place(instance, attempt, moves)
+            new = _claim(instance, attempt, claims)
+            crash_point("claim.claimed")
+            taken.append(Taken(attempt, claims, lock, new, attempt.id.folder(site.area)))
+    return _begin(instance, taken, apart, log)
 
 
-def _check_place(instance: dg.DagsterInstance, attempt: Attempt) -> None:
+def _begin(instance: dg.DagsterInstance, taken: Sequence[Taken], apart: Apart, log: logging.Logger) -> list[Taken]:
+    """Write that attempts have begun, and leave those out that a person has cancelled meanwhile."""
+    queued = [each.attempt for each in taken if each.attempt.state is State.QUEUED]
+    started = all_or_each(partial(events.start, instance), queued, lambda a: apart(a.id.workflow, a.run_id), log)
+    unwanted = events.cancel_asked(instance, [each.attempt.run_id for each in taken])
+    begun = []
+    for each in taken:
+        attempt = each.attempt
+        if attempt in queued and attempt not in started:
+            continue
+        with apart(attempt.id.workflow, attempt.run_id):
+            if attempt.run_id in unwanted and each.new:
+                message = "Cancelled before submission; nothing was submitted."
+                events.cancelled(instance, attempt.run_id, message, swept=True)
+                raise LedgerError(f"{attempt.id.workflow} was cancelled before submission")
+            crash_point("claim.taken")
+            begun.append(replace(each, attempt=_claimed(attempt)))
+    return begun
+
+
+def _claimed(attempt: Attempt) -> Attempt:
+    return replace(attempt, state=State.CLAIMED) if attempt.state is State.QUEUED else attempt
+
+
+def _check_place(instance: dg.DagsterInstance, attempt: Attempt, moves: Moves) -> None:
     """Turn an attempt away whose group was moved to another site: the coordinator may have been too early to see it."""
-    elsewhere, _ = refusal(instance, attempt.id.step, attempt.id.group)
+    elsewhere, _ = moves.refusal(attempt.id.step, attempt.id.group)
     if elsewhere and not attempt.began:
         message = f"cm_dagster does not take this run: {elsewhere}"
         events.cancelled(instance, attempt.run_id, message, swept=True)

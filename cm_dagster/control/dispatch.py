@@ -9,8 +9,8 @@ from __future__ import annotations
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice, takewhile
 
 import dagster as dg
@@ -23,6 +23,7 @@ from cm_dagster.control.turns import answered, answers, due
 from cm_dagster.control.waiting import wait_of
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.attempts import Attempt
+from cm_dagster.ledger.copies import Wish
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.dispatch import Lane, Waiting, allocate, urgency
 from cm_dagster.policy.holds import stopped
@@ -30,7 +31,7 @@ from cm_dagster.policy.limits import UNLIMITED
 from cm_dagster.policy.states import State
 from cm_dagster.policy.why import Turn, why_waiting
 
-__all__ = ["MAX_PER_TICK", "Outlook", "Wish", "look", "take_again", "take_queued", "why_group_waits", "wishes"]
+__all__ = ["MAX_PER_TICK", "Outlook", "look", "take_again", "take_queued", "why_group_waits", "wishes"]
 
 MAX_PER_TICK = 100
 """Most attempts requested in one tick: it keeps ticks short."""
@@ -38,17 +39,6 @@ _AGAIN = 600.0
 """Seconds after which a request that gave no attempt is repeated."""
 _AHEAD = 2
 """How many times as many graphs as may be built are requested, so that the builders never wait for a tick."""
-
-
-@dataclass(frozen=True)
-class Wish:
-    """An attempt that is to be requested."""
-
-    id: AttemptId
-    run_key: str
-    """Makes Dagster request it once, whatever is repeated."""
-    tags: Mapping[str, str] = field(default_factory=dict)
-    """Tags of its run."""
 
 
 @dataclass(frozen=True)

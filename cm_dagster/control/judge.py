@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
@@ -15,23 +16,34 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import ButlerError, ServiceError, WmsError
 from cm_dagster.ledger import checks, events
 from cm_dagster.ledger.attempts import Attempt
+from cm_dagster.ledger.events import Acceptance
+from cm_dagster.ledger.writing import writing
 from cm_dagster.policy.judge import Outcome, Verdict
 from cm_dagster.policy.rules import Fault
 from cm_dagster.services.quanta import QuantaSummary, read_quanta
 from cm_dagster.services.wms import WmsState, WorkflowReport
 from cm_dagster.spec import CampaignSpec
 
-__all__ = ["settle"]
+__all__ = ["Settled", "settle"]
 
 _MESSAGES = 3
 _UNDONE = (WmsState.FAILED, WmsState.CANCELLED, WmsState.BLOCKED)
 """States of jobs that a restart runs."""
 
 
+@dataclass(frozen=True)
+class Settled:
+    """How an ended workflow was judged."""
+
+    outcome: Outcome
+    accepted: Acceptance | None = None
+    """What is still to be written, of one that is accepted: with those of others at once."""
+
+
 def settle(
     instance: dg.DagsterInstance, site: Site, spec: CampaignSpec, attempt: Attempt, report: WorkflowReport
-) -> Outcome:
-    """Judge an attempt whose workflow has ended, and end it unless its final job must be run again first.
+) -> Settled:
+    """Judge an attempt whose workflow has ended, and end it unless it is accepted, or its final job must be run again.
 
     Parameters
     ----------
@@ -60,19 +72,19 @@ def settle(
         if error.transient or isinstance(error, ButlerError):
             raise
         message = f"Workflow {attempt.wms_id} ended but can't be judged: {error}"
-        return end_badly(instance, site, attempt, BadEnd(message, faults=(Fault(texts=(error.cause,)),)))
+        return Settled(end_badly(instance, site, attempt, BadEnd(message, faults=(Fault(texts=(error.cause,)),))))
     crash_point("judge.read")
     judged = Judged(attempt, report, quanta, rescued, spec.settings(attempt.id.step.step).accept)
     verdict = judged.verdict
     if verdict.outcome is Outcome.ACCEPT:
         message = f"Accepted: {verdict.reason}."
-        events.accept(instance, attempt, message, judged.metadata(), judged.check())
-    elif verdict.outcome is Outcome.FAIL:
-        checks.write(instance, attempt, judged.check())
-        return end_badly(instance, site, attempt, _bad_end(site, judged))
-    else:
-        events.note(instance, attempt.run, f"Workflow {attempt.wms_id} ended, but {verdict.reason}.")
-    return verdict.outcome
+        return Settled(verdict.outcome, Acceptance(attempt, message, judged.metadata(), judged.check()))
+    if verdict.outcome is Outcome.FAIL:
+        with writing(instance, [attempt]) as writer:
+            checks.write(writer, attempt, judged.check(), checks.latest_made(instance, attempt))
+        return Settled(end_badly(instance, site, attempt, _bad_end(site, judged)))
+    events.note(instance, attempt.run, f"Workflow {attempt.wms_id} ended, but {verdict.reason}.")
+    return Settled(verdict.outcome)
 
 
 def _rescued(site: Site, spec: CampaignSpec, attempt: Attempt) -> Counter[str]:

@@ -155,7 +155,7 @@ class _End:
             case "accept":
                 message = f"Accepted by {decision.reason}. {self.end.message}"
                 metadata = {**self.end.metadata, "verdict": f"accepted by rule {decision.rule}"}
-                events.accept(self.instance, self.attempt, message, metadata)
+                events.accept(self.instance, events.Acceptance(self.attempt, message, metadata))
                 return Outcome.ACCEPT
             case "restart":
                 self._restart()

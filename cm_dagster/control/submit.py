@@ -20,11 +20,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import dagster as dg
 
+from cm_dagster.control.atonce import all_or_each
 from cm_dagster.control.claim import Taken, take
 from cm_dagster.control.health import write_health
 from cm_dagster.control.history import iso
@@ -37,7 +39,7 @@ from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
-from cm_dagster.ledger.attempts import Attempt, index_of, read_attempt, read_attempts
+from cm_dagster.ledger.attempts import index_of, read_attempt, read_attempts
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import AttemptId, step_input
 from cm_dagster.plan.render import bps_config
@@ -50,6 +52,8 @@ from cm_dagster.spec import CampaignSpec
 __all__ = ["Submission", "submit"]
 
 _LISTED = (State.SUBMITTED, State.RUNNING)
+_SOON = 5.0
+"""Seconds after which runs are told of their workflows, while others are still being submitted."""
 _WITNESSES = 5
 """Most workflows of a site that a list must hold if it is to show that there is no other."""
 
@@ -104,15 +108,22 @@ class _Batch:
         self.done = Submission()
         self.campaigns = campaigns.load_all(instance)
         self.plans: dict[tuple[str, str], Plan | None] = {}
+        self.sent: list[events.Sent] = []
+        """What is to be written onto runs."""
+        self.told = time.monotonic()
+        """When that was done last."""
 
     def go(self, run_ids: Sequence[str]) -> Submission:
         queued = read_attempts(self.instance, run_ids)
         with ExitStack() as locks:
-            taken = [found for run_id in run_ids if (found := self._take(run_id, queued.get(run_id), locks))]
+            wanted = {run_id: queued.get(run_id) for run_id in run_ids}
+            taken = take(self.instance, self.site, wanted, locks, self._apart, self.log)
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
+            self._tell()
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
             self._send(batch, fresh)
+            self._tell()
         return self.done
 
     def put_off(self, run_ids: Iterable[str], error: OSError) -> Submission:
@@ -133,6 +144,8 @@ class _Batch:
                 left.remove(one)
                 with self._apart(result.attempt.workflow, one.attempt.run_id):
                     self._record_result(one, result)
+                if self.sent and time.monotonic() - self.told > _SOON:
+                    self._tell()
         except OSError as error:  # what it has sent, if anything, the files of the tries and the WMS tell
             self.put_off([one.attempt.run_id for one in left], error)
 
@@ -160,11 +173,6 @@ class _Batch:
                 put_off(self.instance, self.site, attempt, cause)
         except Exception:  # the ledger itself is away; without it nothing holds the attempt back
             self.log.exception("run %s: it can't be written that it waits", run_id)
-
-    def _take(self, run_id: str, attempt: Attempt | None, locks: ExitStack) -> Taken | None:
-        with self._apart(f"run {run_id}", run_id):
-            return take(self.instance, self.site, run_id, attempt, locks)
-        return None
 
     def _look_up(self, taken: Sequence[Taken]) -> list[Taken]:
         """Adopt the workflows that exist; give the attempts that are to be submitted."""
@@ -200,7 +208,7 @@ class _Batch:
         elif not taken.new and taken.idle() < self.site.spec.wms.settle:
             self.log.info("%s: wait, the WMS may not show it yet", taken.attempt.id.workflow)
             self.done.waiting += 1
-        elif not taken.new and events.cancel_asked(self.instance, taken.attempt.run_id):
+        elif not taken.new and events.cancel_asked(self.instance, [taken.attempt.run_id]):
             message = "Cancelled before submission; nothing was submitted."
             events.cancelled(self.instance, taken.attempt.run_id, message, swept=True)
         elif not taken.new and (hidden := again.finds(taken)):
@@ -336,7 +344,7 @@ class _Batch:
         return {"submit run": dg.MetadataValue.dagster_run(self.submit_run)}
 
     def _record(self, taken: Taken, wms_id: str, submit_dir: str, how: str) -> None:
-        """Write down which workflow is the attempt's; cancel it if the attempt was cancelled meanwhile."""
+        """Write down beside its claim which workflow is the attempt's; `_tell` does so on its run, with others."""
         crash_point("record.begun")
         attempt = taken.attempt
         output_run = attempt.id.run(self._campaign(attempt.id).butler.output)
@@ -345,20 +353,31 @@ class _Batch:
         except OSError as error:  # the run has it too
             self.log.warning("%s: workflow %s is not recorded beside its claim: %s", attempt.id.workflow, wms_id, error)
         crash_point("record.claim")
-        message = f"Attempt {attempt.id.number}: workflow {wms_id}, {how}."
-        where: events.Metadata = {"submit directory": dg.MetadataValue.path(submit_dir), "run collection": output_run}
-        with events.together(self.instance, attempt.run_id):
-            events.submitted(self.instance, attempt, wms_id=wms_id, submit_dir=submit_dir, output_run=output_run)
-            crash_point("record.tagged")
-            events.note(self.instance, attempt.run, message, {**where, **self._link()})
-        self.log.info("%s: %s", attempt.id.workflow, message)
-        self.done.submitted += 1
-        if events.cancel_asked(self.instance, attempt.run_id):
-            # First on the run: should the WMS not answer now, the watch sensor cancels the workflow.
-            events.cancelled(self.instance, attempt.run_id, f"Workflow {wms_id} is cancelled.", swept=False)
-            crash_point("record.cancelled")
-            self.site.wms.cancel(wms_id)
-            events.cancelled(self.instance, attempt.run_id, "", swept=True)
+        self.sent.append(events.Sent(attempt, wms_id, submit_dir, output_run, how, self._link()))
+        self.log.info("%s: workflow %s, %s", attempt.id.workflow, wms_id, how)
+
+    def _tell(self) -> None:
+        """Write onto the runs which workflows are theirs; cancel those of attempts that were cancelled meanwhile."""
+        sent, self.sent, self.told = self.sent, [], time.monotonic()
+        write = partial(events.submitted, self.instance)
+        written = all_or_each(write, sent, self._apart_from, self.log)
+        self.done.submitted += len(written)
+        unwanted = events.cancel_asked(self.instance, [one.attempt.run_id for one in written])
+        for one in written:
+            if one.attempt.run_id in unwanted:
+                with self._apart_from(one):
+                    self._cancel(one)
+
+    def _apart_from(self, sent: events.Sent) -> AbstractContextManager[None]:
+        return self._apart(sent.attempt.id.workflow, sent.attempt.run_id)
+
+    def _cancel(self, sent: events.Sent) -> None:
+        # First on the run: should the WMS not answer now, the watch sensor cancels the workflow.
+        run_id = sent.attempt.run_id
+        events.cancelled(self.instance, run_id, f"Workflow {sent.wms_id} is cancelled.", swept=False)
+        crash_point("record.cancelled")
+        self.site.wms.cancel(sent.wms_id)
+        events.cancelled(self.instance, run_id, "", swept=True)
 
 
 class _SecondLook:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import dagster as dg
 
+from cm_dagster.control.atonce import all_or_each
 from cm_dagster.control.cancel import cancel
 from cm_dagster.control.health import Progress, read_health, read_progress, write_health, write_progress
 from cm_dagster.control.judge import settle
@@ -35,6 +37,11 @@ _BUDGET = 20.0
 """Seconds of a tick after which no more workflows are judged or cancelled; the rest is for the next tick."""
 _ASK_SINGLY = 20
 """Most workflows that are asked for one by one in a tick, since the WMS's list does not show them."""
+
+_AT_ONCE = 100
+"""Most attempts that are accepted in one transaction."""
+_SOON = 2.0
+"""Seconds after which that is written however few they are: till then the ledger does not tell."""
 
 _STATES = {
     WmsState.PENDING: State.SUBMITTED,
@@ -118,6 +125,10 @@ class _Look:
             if report.state in _ALIVE:
                 self.alive[report.name].append(wms_id)
         self.seen = Seen()
+        self.words: Counter[str] = Counter()
+        """What there is to say of the attempts, and of how many."""
+        self.accepted: list[tuple[events.Acceptance, float]] = []
+        """What is to be written of accepted attempts, and since when."""
         self.before = read_progress(instance, site.name)
         self.jobs: dict[str, dict[str, int]] = {}
         self.waits: dict[str, Wait] = {}
@@ -128,21 +139,28 @@ class _Look:
 
     def at(self, attempts: list[Attempt]) -> Seen:
         """Look at each attempt; those first that were to be judged first."""
-        words: Counter[str] = Counter()
         self.asked = self._choose(attempts)
         for attempt in sorted(attempts, key=lambda a: wait.next if (wait := self._wait(a)) else 0.0):
-            try:
-                words[self._one(attempt)] += 1
-            except BusyError:
-                words["being submitted"] += 1
-            except Exception as error:  # one bad run must not stop all attempts of a site
-                self.log.exception("%s (run %s)", attempt.id.workflow, attempt.run_id)
-                words["fault (see the log of this tick)"] += 1
-                self._put_off(attempt, f"{_FAULT}{type(error).__name__}: {error}", attempt.run_id)
+            with self._apart(attempt):
+                try:
+                    self.words[self._one(attempt)] += 1
+                except BusyError:
+                    self.words["being submitted"] += 1
+        self._accept()
         crash_point("watch.done")
         write_progress(self.instance, self.site.name, self.jobs, self.waits)
-        self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(words.items()))
+        self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(self.words.items()) if count)
         return self.seen
+
+    @contextmanager
+    def _apart(self, attempt: Attempt) -> Iterator[None]:
+        """Keep the fault of one attempt from stopping all others of a site."""
+        try:
+            yield
+        except Exception as error:
+            self.log.exception("%s (run %s)", attempt.id.workflow, attempt.run_id)
+            self.words["fault (see the log of this tick)"] += 1
+            self._put_off(attempt, f"{_FAULT}{type(error).__name__}: {error}", attempt.run_id)
 
     # ------------------------------------------------------------------------------------------------- what waits
 
@@ -295,17 +313,29 @@ class _Look:
         if not self._may_judge(attempt, repo):
             return self._unjudged(shown)
         try:
-            outcome = settle(self.instance, self.site, spec, attempt, report)
+            settled = settle(self.instance, self.site, spec, attempt, report)
         except (ServiceError, OSError) as error:
             self._can_not_judge(attempt, repo, error)
             return self._unjudged(shown)
         self.butlers.setdefault(repo, None)
-        if outcome is Outcome.FINALIZE:
+        if settled.outcome is Outcome.FINALIZE:
             self._now(attempt, State.FINALIZING)
             self.seen.finalize.append(attempt.run_id)
         else:
             self.jobs.pop(attempt.run_id, None)
-        return outcome
+        if settled.accepted:
+            self.accepted.append((settled.accepted, time.monotonic()))
+            if len(self.accepted) == _AT_ONCE or time.monotonic() - self.accepted[0][1] > _SOON:
+                self._accept()
+        return settled.outcome
+
+    def _accept(self) -> None:
+        """Write what was accepted."""
+        accepted = [each for each, _ in self.accepted]
+        self.accepted.clear()
+        write = partial(events.accept, self.instance)
+        written = all_or_each(write, accepted, lambda each: self._apart(each.attempt), self.log)
+        self.words[Outcome.ACCEPT] -= len(accepted) - len(written)
 
     def _unjudged(self, attempt: Attempt) -> str:
         if attempt.state is not State.FINALIZING:

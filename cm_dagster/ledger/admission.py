@@ -18,12 +18,12 @@ import dagster as dg
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.checks import CHECK, is_ours
-from cm_dagster.ledger.moves import refusal
+from cm_dagster.ledger.moves import Moves
 from cm_dagster.ledger.refusal import attempts_at, group_tag, turn_away
-from cm_dagster.plan.names import GROUP, StepId
+from cm_dagster.plan.names import GROUP, AttemptId, StepId
 from cm_dagster.policy.states import State
 
-__all__ = ["Selection", "admit", "find_steps", "refuse_check", "selected_keys", "split"]
+__all__ = ["Selection", "admit", "attempt_tags", "find_steps", "refuse_check", "selected_keys", "split"]
 
 type Selection = tuple[list[StepId], list[dg.AssetKey]]
 """The steps whose assets a run selects, and the other assets that it selects."""
@@ -142,7 +142,7 @@ class _Found:
         group = run.tags[tags.PARTITION]
         # The attempts first: a group is moved before its attempts are called off.
         others = attempts_at(instance, step.tag, group, but=run.run_id)
-        return cls(step, group, others, *refusal(instance, step, group))
+        return cls(step, group, others, *Moves(instance).refusal(step, group))
 
     @property
     def next(self) -> int:
@@ -176,12 +176,27 @@ def _tags(run: dg.DagsterRun, found: _Found, user: str) -> dict[str, str]:
         **reset,
         **({tags.USER: user} if user else {}),
         **({tags.BY: ""} if run.parent_run_id and run.tags.get(tags.BY) else {}),
+        **attempt_tags(AttemptId(found.step, found.group, found.next), run.run_id),
+    }
+
+
+def attempt_tags(id_: AttemptId, run_id: str) -> dict[str, str]:
+    """Give the tags that make a run an attempt.
+
+    Parameters
+    ----------
+    id_
+        The attempt.
+    run_id
+        The run.
+    """
+    return {
         tags.KIND: tags.WORKFLOW,
-        tags.STEP: found.step.tag,
-        tags.GROUP: group_tag(found.step.tag, found.group),
-        tags.ATTEMPT: str(found.next),
+        tags.STEP: id_.step.tag,
+        tags.GROUP: group_tag(id_.step.tag, id_.group),
+        tags.ATTEMPT: str(id_.number),
         tags.STATE: State.QUEUED.value,
-        tags.OF: run.run_id,
+        tags.OF: run_id,
         # Dagster's own retries would resubmit a failed workflow behind our back.
         "dagster/max_retries": "0",
         # Zero is no limit, whatever the instance's max_runtime_seconds or a tag of the launch says: run monitoring

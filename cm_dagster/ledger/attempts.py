@@ -69,6 +69,8 @@ class Attempt:
     """Seconds since the epoch."""
     status: dg.DagsterRunStatus
     """What Dagster shows it as."""
+    job: str
+    """Name of the job of its run."""
     body: str = field(repr=False)
     """Its run, as Dagster stores it."""
     tags: Mapping[str, str] = field(repr=False, compare=False)
@@ -78,6 +80,11 @@ class Attempt:
     def run(self) -> dg.DagsterRun:
         """Its run."""
         return read_run(self.body, self.status.value)
+
+    def is_of(self, row: RunRow) -> bool:
+        """Whether a row of its run says nothing else of it."""
+        own = (self.body, self.status, self.started, self.ended)
+        return own == (row.body, row.status, row.started, row.ended)
 
     @property
     def folder(self) -> str:
@@ -166,6 +173,7 @@ def _attempt(row: RunRow) -> Attempt | None:
         started=row.started,
         ended=row.ended,
         status=row.status,
+        job=document["pipeline_name"],
         body=row.body,
         tags=found,
     )
@@ -219,8 +227,8 @@ class AttemptIndex:
             # crash between leaves these out for ever. What the run itself says of its tags is complete.
             rows = changed_since(instance, since)
             for row in rows:
-                attempt = _attempt(row)
-                if attempt and self._by_run.get(attempt.run_id) != attempt:
+                known = self._by_run.get(row.run_id)
+                if not (known and known.is_of(row)) and (attempt := _attempt(row)):
                     self._add(attempt)
             self._seen = max((row.updated for row in rows), default=self._seen)
 

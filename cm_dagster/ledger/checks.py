@@ -18,17 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationPlanned,
-    AssetCheckEvaluationTargetMaterializationData,
-)
+from dagster._core.definitions.asset_checks.asset_check_evaluation import AssetCheckEvaluationPlanned
 from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.events import DagsterEvent
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger.attempts import Attempt
+from cm_dagster.ledger.writing import Target, Writing
 
-__all__ = ["CHECK", "Check", "follow", "is_ours", "is_planned", "write"]
+__all__ = ["CHECK", "Check", "follow", "is_ours", "is_planned", "latest_made", "write"]
 
 CHECK = "quanta"
 """Name of the check."""
@@ -52,30 +50,52 @@ class Check:
         return dg.AssetCheckSeverity.WARN if self.passed and self.flawed else dg.AssetCheckSeverity.ERROR
 
 
-def write(instance: dg.DagsterInstance, attempt: Attempt, check: Check) -> None:
-    """Write how an attempt was judged; the last one of a run counts."""
+def write(writer: Writing, attempt: Attempt, check: Check, target: Target | None) -> None:
+    """Write how an attempt was judged; the last one of a run counts.
+
+    Parameters
+    ----------
+    writer
+        Writes it.
+    attempt
+        The attempt.
+    check
+        How it was judged.
+    target
+        The materialization that it stands beside, the latest of the group, of whichever attempt; None without.
+    """
     evaluation = dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey(attempt.id.step.asset),
         check_name=CHECK,
         passed=check.passed,
         metadata=check.metadata,
-        target_materialization_data=_latest(instance, attempt),
+        target_materialization_data=target,
         severity=check.severity,
         description=check.message,
         partition=attempt.id.group,
     )
-    _report(instance, attempt, evaluation)
+    writer.event(attempt, dg.DagsterEventType.ASSET_CHECK_EVALUATION, check.message, evaluation)
+    crash_point("judge.checked")
 
 
-def follow(instance: dg.DagsterInstance, attempt: Attempt) -> None:
-    """Have the check of an attempt, if it was judged, show itself beside a materialization that came later."""
+def follow(writer: Writing, attempt: Attempt, target: Target | None) -> None:
+    """Have the check of an attempt, if it was judged, show itself beside a materialization that came later.
+
+    Parameters
+    ----------
+    writer
+        Writes it.
+    attempt
+        The attempt.
+    target
+        The materialization, the latest of the group.
+    """
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
-    records = instance.get_records_for_run(attempt.run_id, of_type=kind, limit=1, ascending=False).records
+    records = writer.instance.get_records_for_run(attempt.run_id, of_type=kind, limit=1, ascending=False).records
     event = records[0].event_log_entry.dagster_event if records else None
     if event is None:
         return
     judged = event.asset_check_evaluation_data
-    target = _latest(instance, attempt)
     if judged.target_materialization_data != target:
         again = dg.AssetCheckEvaluation(
             asset_key=judged.asset_key,
@@ -87,7 +107,8 @@ def follow(instance: dg.DagsterInstance, attempt: Attempt) -> None:
             description=judged.description,
             partition=judged.partition,
         )
-        _report(instance, attempt, again)
+        writer.event(attempt, kind, again.description or "", again)
+        crash_point("judge.checked")
 
 
 def is_planned(event: DagsterEvent) -> bool:
@@ -101,23 +122,10 @@ def is_ours(check: dg.AssetCheckKey) -> bool:
     return check.name == CHECK and len(check.asset_key.path) == _LEVELS
 
 
-def _latest(instance: dg.DagsterInstance, attempt: Attempt) -> AssetCheckEvaluationTargetMaterializationData | None:
+def latest_made(instance: dg.DagsterInstance, attempt: Attempt) -> Target | None:
     """Point to the latest materialization of the attempt's group, of whichever attempt; None without."""
     key = dg.AssetKey(attempt.id.step.asset)
     wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[attempt.id.group])
     for record in instance.fetch_materializations(wanted, limit=1).records:
-        return AssetCheckEvaluationTargetMaterializationData(
-            storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp
-        )
+        return Target(storage_id=record.storage_id, run_id=record.run_id, timestamp=record.timestamp)
     return None
-
-
-def _report(instance: dg.DagsterInstance, attempt: Attempt, evaluation: dg.AssetCheckEvaluation) -> None:
-    event = DagsterEvent(
-        event_type_value=dg.DagsterEventType.ASSET_CHECK_EVALUATION.value,
-        job_name=attempt.run.job_name,
-        message=evaluation.description,
-        event_specific_data=evaluation,
-    )
-    instance.report_dagster_event(event, run_id=attempt.run_id)
-    crash_point("judge.checked")

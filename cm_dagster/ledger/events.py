@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import dagster as dg
 from dagster import EventLogEntry
@@ -22,11 +22,15 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.checks import Check
+from cm_dagster.ledger.rows import runs_with
+from cm_dagster.ledger.writing import Writing, writing
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import HUMAN, State, is_allowed
 
 __all__ = [
+    "Acceptance",
     "Metadata",
+    "Sent",
     "accept",
     "ask_cancel",
     "begun",
@@ -39,7 +43,6 @@ __all__ = [
     "set_state",
     "start",
     "submitted",
-    "together",
     "wait",
 ]
 
@@ -48,41 +51,16 @@ _AT_ONCE = 500
 """Most events that are written in one statement."""
 
 
-def together(instance: dg.DagsterInstance, run_id: str) -> AbstractContextManager[None]:
-    """Make one transaction of what is written about a run within; where the storage can't, each write stays one.
-
-    Parameters
-    ----------
-    instance
-        The Dagster instance.
-    run_id
-        The run.
-    """
-    begin = getattr(instance.run_storage, "one_transaction", None)  # see `cm_dagster.ledger.storage`
-    return begin(run_id) if begin else nullcontext()
-
-
-def _report(
-    instance: dg.DagsterInstance,
-    run: dg.DagsterRun,
-    kind: dg.DagsterEventType,
-    message: str,
-    data: StepMaterializationData | AssetObservationData | None = None,
-) -> None:
-    event = DagsterEvent(event_type_value=kind.value, job_name=run.job_name, message=message, event_specific_data=data)
-    instance.report_dagster_event(event, run_id=run.run_id)
-
-
-def start(instance: dg.DagsterInstance, attempt: Attempt) -> None:
-    """Write that a queued attempt is in the site's hands.
+def start(instance: dg.DagsterInstance, *attempts: Attempt) -> None:
+    """Write that queued attempts are in the site's hands.
 
     The caller must ask `cancel_asked` afterwards: this event makes STARTED even of a run that was cancelled meanwhile.
     """
-    message = f"Attempt {attempt.id.number} is being submitted."
-    with together(instance, attempt.run_id):
-        _report(instance, attempt.run, dg.DagsterEventType.RUN_START, message)
-        crash_point("start.written")
-        instance.add_run_tags(attempt.run_id, {tags.STATE: State.CLAIMED.value})
+    with writing(instance, attempts) as writer:
+        for attempt in attempts:
+            writer.event(attempt, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} is being submitted.")
+            crash_point("start.written")
+            writer.tag(attempt, {tags.STATE: State.CLAIMED.value})
 
 
 def begun(instance: dg.DagsterInstance, attempt: Attempt) -> None:
@@ -90,28 +68,51 @@ def begun(instance: dg.DagsterInstance, attempt: Attempt) -> None:
 
     A launching process that was held up for long may say that a run is queued when it has been taken already.
     """
-    _report(instance, attempt.run, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} has begun before.")
+    with writing(instance, [attempt]) as writer:
+        writer.event(attempt, dg.DagsterEventType.RUN_START, f"Attempt {attempt.id.number} has begun before.")
 
 
 def ask_cancel(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -> None:
     """Write that a person wants an attempt cancelled; a run that is not over becomes CANCELING."""
-    _report(instance, run, dg.DagsterEventType.RUN_CANCELING, message)
+    event = DagsterEvent(dg.DagsterEventType.RUN_CANCELING.value, run.job_name, message=message)
+    instance.report_dagster_event(event, run_id=run.run_id)
     crash_point("cancel.asked")
 
 
-def cancel_asked(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Say whether anybody asked to terminate a run, by its event log (its status may have been overwritten)."""
-    kinds = {dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED}
-    return bool(instance.get_records_for_run(run_id, of_type=kinds, limit=1).records)
+def cancel_asked(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> set[str]:
+    """Say which of some runs anybody asked to terminate, by the event log (their status may have been overwritten)."""
+    return runs_with(instance, run_ids, [dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED])
 
 
-def submitted(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str, output_run: str) -> None:
-    """Write that an attempt's workflow is at the WMS."""
+@dataclass(frozen=True)
+class Sent:
+    """A workflow that is at the WMS."""
+
+    attempt: Attempt
+    wms_id: str
+    submit_dir: str
+    output_run: str
+    """RUN collection of the attempt."""
+    how: str = ""
+    """How it came to be known."""
+    metadata: Metadata = field(default_factory=dict)
+    """What the page of its run says besides."""
+
+
+def submitted(instance: dg.DagsterInstance, *sent: Sent) -> None:
+    """Write that workflows of attempts are at the WMS."""
     when = f"{time.time():.3f}"
-    found = {tags.WMS_ID: wms_id, tags.SENT: when, tags.SUBMIT_DIR: submit_dir, tags.OUTPUT_RUN: output_run}
-    if attempt.tags.get(tags.WAIT):
-        found[tags.WAIT] = ""
-    instance.add_run_tags(attempt.run_id, {**found, tags.STATE: State.SUBMITTED.value})
+    with writing(instance, [each.attempt for each in sent]) as writer:
+        for each in sent:
+            attempt = each.attempt
+            known = {tags.WMS_ID: each.wms_id, tags.SUBMIT_DIR: each.submit_dir, tags.OUTPUT_RUN: each.output_run}
+            over = {tags.WAIT: ""} if attempt.tags.get(tags.WAIT) else {}
+            writer.tag(attempt, {**known, **over, tags.SENT: when, tags.STATE: State.SUBMITTED.value})
+            crash_point("record.tagged")
+            message = f"Attempt {attempt.id.number}: workflow {each.wms_id}, {each.how}."
+            path = dg.MetadataValue.path(each.submit_dir)
+            shown = {"submit directory": path, "run collection": each.output_run, **each.metadata}
+            writer.event(attempt, dg.DagsterEventType.ENGINE_EVENT, message, EngineEventData(shown))
 
 
 def found(instance: dg.DagsterInstance, attempt: Attempt, *, wms_id: str, submit_dir: str) -> None:
@@ -147,41 +148,55 @@ def note(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, metadat
     instance.report_engine_event(message, run, EngineEventData(dict(metadata or {})))
 
 
-def accept(
-    instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata: Metadata, check: Check | None = None
-) -> None:
-    """Materialize the group and end its attempt as accepted; safe to repeat after a crash in between.
+@dataclass(frozen=True)
+class Acceptance:
+    """An attempt that is accepted."""
+
+    attempt: Attempt
+    message: str
+    """Why it is accepted."""
+    metadata: Metadata
+    """What the group's page shows."""
+    check: Check | None = None
+    """How its quanta were judged; None leaves its check as it was judged before, if it was."""
+
+
+def accept(instance: dg.DagsterInstance, *accepted: Acceptance) -> None:
+    """Materialize groups and end their attempts as accepted; safe to repeat after a crash in between.
 
     Parameters
     ----------
     instance
         The Dagster instance.
-    attempt
-        The attempt.
-    message
-        Why it is accepted.
-    metadata
-        What the group's page shows.
-    check
-        How its quanta were judged; None leaves its check as it was judged before, if it was.
+    accepted
+        The attempts, and why.
     """
-    with together(instance, attempt.run_id):
-        done = instance.get_records_for_run(
-            attempt.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION, limit=1
-        ).records
-        if not done:
-            key = dg.AssetKey(attempt.id.step.asset)
-            made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
-            kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-            _report(instance, attempt.run, kind, message, StepMaterializationData(made))
-            crash_point("accept.materialized")
-        if check is None:
-            checks.follow(instance, attempt)
-        else:
-            checks.write(instance, attempt, check)
-        _report(instance, attempt.run, dg.DagsterEventType.RUN_SUCCESS, message)
-        crash_point("accept.succeeded")
-        _show_end(instance, attempt, State.ACCEPTED)
+    run_ids = [each.attempt.run_id for each in accepted]
+    with writing(instance, [each.attempt for each in accepted]) as writer:
+        done = runs_with(instance, run_ids, [dg.DagsterEventType.ASSET_MATERIALIZATION])
+        for each in accepted:
+            if each.attempt.run_id not in done:
+                _materialize(writer, each)
+                crash_point("accept.materialized")
+        made = writer.flush()
+        for each in accepted:
+            attempt = each.attempt
+            target = made.get(attempt.run_id) or checks.latest_made(instance, attempt)
+            if each.check is None:
+                checks.follow(writer, attempt, target)
+            else:
+                checks.write(writer, attempt, each.check, target)
+            writer.event(attempt, dg.DagsterEventType.RUN_SUCCESS, each.message)
+            crash_point("accept.succeeded")
+            writer.tag(attempt, {tags.STATE: State.ACCEPTED.value})
+
+
+def _materialize(writer: Writing, each: Acceptance) -> None:
+    id_ = each.attempt.id
+    key = dg.AssetKey(id_.step.asset)
+    made = dg.AssetMaterialization(key, partition=id_.group, description=each.message, metadata=each.metadata)
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
+    writer.event(each.attempt, kind, each.message, StepMaterializationData(made))
 
 
 def materialized(instance: dg.DagsterInstance, run: dg.DagsterRun, made: Sequence[dg.AssetMaterialization]) -> None:
@@ -217,10 +232,10 @@ def fail(instance: dg.DagsterInstance, attempt: Attempt, message: str, metadata:
     """End an attempt as failed, with its cause; the group's page shows it too."""
     key = dg.AssetKey(attempt.id.step.asset)
     seen = dg.AssetObservation(key, partition=attempt.id.group, description=message, metadata=metadata)
-    with together(instance, attempt.run_id):
-        kind = dg.DagsterEventType.ASSET_OBSERVATION
-        _report(instance, attempt.run, kind, message, AssetObservationData(seen))
+    with writing(instance, [attempt]) as writer:
+        writer.event(attempt, dg.DagsterEventType.ASSET_OBSERVATION, message, AssetObservationData(seen))
         crash_point("fail.observed")
+        writer.flush()
         instance.report_run_failed(attempt.run, message)
         crash_point("fail.failed")
         _show_end(instance, attempt, State.FAILED)

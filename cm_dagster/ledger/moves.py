@@ -16,7 +16,7 @@ import dagster as dg
 from cm_dagster.ledger import store
 from cm_dagster.plan.names import StepId
 
-__all__ = ["Moved", "read_moves", "refusal", "write_moves"]
+__all__ = ["Moved", "Moves", "read_moves", "write_moves"]
 
 
 @dataclass(frozen=True)
@@ -43,26 +43,40 @@ def write_moves(instance: dg.DagsterInstance, campaign: str, step: str, moves: M
     store.put(instance, _key(campaign, step), {group: asdict(moved) for group, moved in moves.items()})
 
 
-def refusal(instance: dg.DagsterInstance, step: StepId, group: str) -> tuple[str, int]:
-    """Say why an attempt at a group makes no sense at a site since the group is elsewhere.
+class Moves:
+    """Where groups are now, each step's looked up once.
 
     Parameters
     ----------
     instance
         The Dagster instance.
-    step
-        The step at the site.
-    group
-        Name of the group.
-
-    Returns
-    -------
-    reason, first
-        Empty if it is not elsewhere; and the number of its first attempt at the site.
     """
-    moved = read_moves(instance, step.campaign, step.step).get(group)
-    if moved is None:
-        return "", 1
-    if moved.site != step.site:
-        return f"{group} was moved to {moved.site}", 1
-    return "", moved.first
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self._instance = instance
+        self._known: dict[tuple[str, str], dict[str, Moved]] = {}
+
+    def refusal(self, step: StepId, group: str) -> tuple[str, int]:
+        """Say why an attempt at a group makes no sense at a site since the group is elsewhere.
+
+        Parameters
+        ----------
+        step
+            The step at the site.
+        group
+            Name of the group.
+
+        Returns
+        -------
+        reason, first
+            Empty if it is not elsewhere; and the number of its first attempt at the site.
+        """
+        key = (step.campaign, step.step)
+        if key not in self._known:
+            self._known[key] = read_moves(self._instance, *key)
+        moved = self._known[key].get(group)
+        if moved is None:
+            return "", 1
+        if moved.site != step.site:
+            return f"{group} was moved to {moved.site}", 1
+        return "", moved.first

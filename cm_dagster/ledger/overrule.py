@@ -18,6 +18,7 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt
 from cm_dagster.ledger.events import Metadata, note
+from cm_dagster.ledger.writing import writing
 from cm_dagster.policy.states import OVERRULED, State
 
 __all__ = ["accept_by_hand", "reject", "reopen", "restarted"]
@@ -34,12 +35,14 @@ def accept_by_hand(instance: dg.DagsterInstance, attempt: Attempt, message: str,
     _check(attempt, State.ACCEPTED)
     key = dg.AssetKey(attempt.id.step.asset)
     made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
-    _report(instance, attempt, dg.DagsterEventType.ASSET_MATERIALIZATION, message, StepMaterializationData(made))
-    crash_point("overrule.materialized")
-    checks.follow(instance, attempt)
-    _report(instance, attempt, dg.DagsterEventType.RUN_SUCCESS, message)
-    crash_point("overrule.accepted")
-    instance.add_run_tags(attempt.run_id, {tags.STATE: State.ACCEPTED.value})
+    with writing(instance, [attempt]) as writer:
+        writer.event(attempt, dg.DagsterEventType.ASSET_MATERIALIZATION, message, StepMaterializationData(made))
+        crash_point("overrule.materialized")
+        target = writer.flush().get(attempt.run_id) or checks.latest_made(instance, attempt)
+        checks.follow(writer, attempt, target)
+        writer.event(attempt, dg.DagsterEventType.RUN_SUCCESS, message)
+        crash_point("overrule.accepted")
+        writer.tag(attempt, {tags.STATE: State.ACCEPTED.value})
 
 
 def reject(instance: dg.DagsterInstance, attempt: Attempt, message: str) -> None:
@@ -72,7 +75,8 @@ def reopen(instance: dg.DagsterInstance, attempt: Attempt, message: str) -> None
     instance.add_run_tags(attempt.run_id, dict(again))
     _plan(instance, attempt)
     crash_point("overrule.reopening")
-    _report(instance, attempt, dg.DagsterEventType.RUN_START, message)
+    with writing(instance, [attempt]) as writer:
+        writer.event(attempt, dg.DagsterEventType.RUN_START, message)
     crash_point("overrule.reopened")
 
 
@@ -109,17 +113,4 @@ def _plan(instance: dg.DagsterInstance, attempt: Attempt) -> None:
     key = dg.AssetKey(attempt.id.step.asset)
     data = AssetMaterializationPlannedData(key, partition=attempt.id.group)
     event = DagsterEvent.build_asset_materialization_planned_event(attempt.run.job_name, "__".join(key.path), data)
-    instance.report_dagster_event(event, run_id=attempt.run_id)
-
-
-def _report(
-    instance: dg.DagsterInstance,
-    attempt: Attempt,
-    kind: dg.DagsterEventType,
-    message: str,
-    data: StepMaterializationData | None = None,
-) -> None:
-    event = DagsterEvent(
-        event_type_value=kind.value, job_name=attempt.run.job_name, message=message, event_specific_data=data
-    )
     instance.report_dagster_event(event, run_id=attempt.run_id)

@@ -18,7 +18,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import datetime
 from functools import wraps
@@ -27,9 +27,15 @@ from typing import Any, Self
 import dagster as dg
 import sqlalchemy as sa
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS, DagsterEvent
+from dagster._core.events import (
+    ASSET_CHECK_EVENTS,
+    ASSET_EVENTS,
+    EVENT_TYPE_TO_PIPELINE_RUN_STATUS,
+    DagsterEvent,
+)
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import pg_config
+from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
@@ -42,6 +48,7 @@ from dagster_postgres.utils import (
     set_pg_statement_timeout,
 )
 
+from cm_dagster.ledger.bulk import Change, change_runs, copy_run
 from cm_dagster.ledger.rows import read_run
 
 __all__ = ["PooledPostgresStorage"]
@@ -76,6 +83,7 @@ class _Pool:
             max_overflow=_MORE,
             pool_use_lifo=True,
             connect_args=arguments,
+            executemany_mode="values_plus_batch",  # many changes at a time go in one message too, not only new rows
         )
         sa.event.listen(self.engine, "checkin", _note_use)
         sa.event.listen(self.engine, "checkout", self._check)
@@ -203,13 +211,13 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
         return self._connect()
 
     @contextmanager
-    def one_transaction(self, run_id: str | None = None) -> Iterator[None]:
+    def one_transaction(self, *run_ids: str) -> Iterator[None]:
         """Make one transaction of what this thread writes within, to the event log too; part of a larger one, if any.
 
         Parameters
         ----------
-        run_id
-            A run whose row is locked first, so that its writers queue for it.
+        run_ids
+            Runs whose rows are locked first, so that their writers queue for them.
         """
         held = self._pool.held
         with ExitStack() as stack:
@@ -217,9 +225,12 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
                 held.connection = stack.enter_context(self._begun())
                 stack.callback(setattr, held, "connection", None)
                 held.locked = set()
-            if run_id not in held.locked and run_id is not None:
-                held.locked.add(run_id)
-                held.connection.execute(sa.select(RunsTable.c.id).where(RunsTable.c.run_id == run_id).with_for_update())
+            new = set(run_ids) - held.locked
+            if new:
+                held.locked |= new
+                # In order, since two that lock the same runs in another order would wait for each other.
+                rows = sa.select(RunsTable.c.id).where(RunsTable.c.run_id.in_(new)).order_by(RunsTable.c.id)
+                held.connection.execute(rows.with_for_update())
             yield
 
     @contextmanager
@@ -245,6 +256,16 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
             with self.one_transaction(run_id):
                 super().handle_run_event(run_id, event, update_timestamp)
 
+    def change_many(self, changes: Mapping[str, Change]) -> None:
+        """Write what becomes of runs, by their ids, within `one_transaction` of them."""
+        with self._connect() as connection:
+            change_runs(connection, changes)
+
+    def copy_run(self, model: str, copies: Sequence[dg.DagsterRun]) -> None:
+        """Write new runs that differ from another one in ids, partitions and tags, within `one_transaction`."""
+        with self._connect() as connection:
+            copy_run(connection, model, copies)
+
     def _row_to_run(self, row: Any) -> dg.DagsterRun:
         # The queue and our sensors read the same open runs over and over. Nothing changes a run in place.
         return read_run(row["run_body"], row["status"])
@@ -253,6 +274,37 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 @_remember("has_asset_key_col", "has_secondary_index", "has_table")
 class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
     """The event log."""
+
+    def store_many(self, entries: Sequence[dg.EventLogEntry]) -> list[int]:
+        """Write events of any kind in one statement, and what follows from them for assets and checks.
+
+        Parameters
+        ----------
+        entries
+            The events, in order.
+
+        Returns
+        -------
+        ids : `list` [`int`]
+            Their ids in the log.
+        """
+        if not entries:
+            return []
+        insert = sa.insert(SqlEventLogStorageTable).returning(
+            SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
+        )
+        with self.index_transaction() as connection:
+            ids = list(connection.execute(insert, [self._event_to_row(each) for each in entries]).scalars())
+            written = list(zip(entries, ids, strict=True))
+            for each, id_ in written:
+                if each.dagster_event_type in ASSET_CHECK_EVENTS:
+                    self.store_asset_check_event(each, id_)
+            of_assets = [one for one in written if one[0].dagster_event_type in ASSET_EVENTS]
+            self._store_asset_event_tags(connection, [each for each, _ in of_assets], [id_ for _, id_ in of_assets])
+            latest = {str(each.get_dagster_event().asset_key): (each, id_) for each, id_ in of_assets}
+            for key in sorted(latest):  # in order, as runs are locked
+                self._store_asset_event(connection, *latest[key])
+        return ids
 
 
 @_remember("has_built_index", "has_instigators_table", "has_secondary_index_table")

@@ -70,5 +70,5 @@ def _fly(rig: Rig, site: Site, attempt: AttemptId) -> None:
     taken = rig.attempt(run_id)
     events.start(rig.instance, taken)
     submit_dir = str(attempt.folder(site.area) / "submit-1")
-    events.submitted(rig.instance, taken, wms_id=str(number), submit_dir=submit_dir, output_run="run")
+    events.submitted(rig.instance, events.Sent(taken, str(number), submit_dir, "run"))
     rig.instance.add_run_tags(run_id, {tags.STATE: State.SUBMITTED.value})

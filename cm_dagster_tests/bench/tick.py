@@ -84,7 +84,7 @@ class Stage:
     def accept_one(self) -> None:
         """Have an attempt accepted, of which the WMS is not asked."""
         _, run_id, _ = self.flying.pop()
-        events.accept(self.rig.instance, self.rig.attempt(run_id), "good", {})
+        events.accept(self.rig.instance, events.Acceptance(self.rig.attempt(run_id), "good", {}))
 
     def end_one(self) -> None:
         """Have the WMS end a workflow."""
@@ -213,16 +213,13 @@ def _template(rig: Rig, attempt: AttemptId, state: State) -> str:
     rig.instance.report_dagster_event(planned, run_id=run_id)
     events.start(rig.instance, rig.attempt(run_id))
     folder = attempt.folder(rig.site.area)
-    events.submitted(
-        rig.instance,
-        rig.attempt(run_id),
-        wms_id=str(FIRST_ID),
-        submit_dir=str(folder / "submit-1"),
-        output_run=attempt.run("u/camp"),
-    )
+    sent = events.Sent(rig.attempt(run_id), str(FIRST_ID), str(folder / "submit-1"), attempt.run("u/camp"))
+    events.submitted(rig.instance, sent)
     rig.instance.add_run_tags(run_id, {tags.STATE: State.RUNNING.value})
     if state is State.ACCEPTED:
-        events.accept(rig.instance, rig.attempt(run_id), "good", {"quanta": json.loads(_JOBS)["isr"]})
+        events.accept(
+            rig.instance, events.Acceptance(rig.attempt(run_id), "good", {"quanta": json.loads(_JOBS)["isr"]})
+        )
     if state is State.FAILED:
         events.fail(rig.instance, rig.attempt(run_id), "bad: 3 of 30 quanta failed")
     return run_id

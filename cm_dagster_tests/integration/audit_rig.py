@@ -64,7 +64,7 @@ def accept(rig: Rig, group: str, number: int = 1, *, parent: str | None = None) 
     run_id = submit(rig, group, number, parent=parent)
     rig.wms.set(rig.attempt(run_id).wms_id, WmsState.SUCCEEDED)
     register(rig, run_of(group, number))
-    events.accept(rig.instance, rig.attempt(run_id), "good", {})
+    events.accept(rig.instance, events.Acceptance(rig.attempt(run_id), "good", {}))
     return run_id
 
 

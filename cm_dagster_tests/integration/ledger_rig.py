@@ -137,7 +137,7 @@ class Rig:
     def accept(self, group: str, number: int = 1, step: StepId = STEP1) -> str:
         """Make an accepted attempt."""
         run_id = self.begin(group, number, step)
-        events.accept(self.instance, self.attempt(run_id), "good", {})
+        events.accept(self.instance, events.Acceptance(self.attempt(run_id), "good", {}))
         return run_id
 
     def fail(self, group: str, number: int = 1, step: StepId = STEP1) -> str:
@@ -155,13 +155,8 @@ class Rig:
         events.start(self.instance, attempt)
         wms_id = self.wms.add(attempt.id.workflow)
         folder = attempt.id.folder(self.site.area)
-        events.submitted(
-            self.instance,
-            attempt,
-            wms_id=wms_id,
-            submit_dir=str(folder / "submit-1"),
-            output_run=attempt.id.run("u/camp"),
-        )
+        sent = events.Sent(attempt, wms_id, str(folder / "submit-1"), attempt.id.run("u/camp"))
+        events.submitted(self.instance, sent)
         self.instance.add_run_tags(run_id, {tags.STATE: state.value})
         return run_id
 

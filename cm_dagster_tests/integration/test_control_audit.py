@@ -104,7 +104,7 @@ def test_what_happens_during_an_audit_is_no_finding(step: Rig, monkeypatch: pyte
         answer = ask(history)
         submit(step, "g0003")
         step.wms.set(step.attempt(running).wms_id, WmsState.SUCCEEDED)
-        events.accept(step.instance, step.attempt(running), "good", {})
+        events.accept(step.instance, events.Acceptance(step.attempt(running), "good", {}))
         return answer
 
     def list_collections(name: str) -> dict[str, list[str]]:

@@ -177,7 +177,7 @@ def test_a_backfill_of_very_many_groups_does_not_flood_the_wms(rig: Rig) -> None
     assert due(rig) == [(runs[0],)]  # the scout
     alone = rig.queue("g0029")
     assert due(rig) == [(alone, runs[0])]
-    events.accept(rig.instance, rig.attempt(runs[0]), "good", {})
+    events.accept(rig.instance, events.Acceptance(rig.attempt(runs[0]), "good", {}))
     assert due(rig) == [(alone, *runs[1:4])]
 
 

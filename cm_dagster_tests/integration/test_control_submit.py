@@ -298,7 +298,7 @@ def test_an_attempt_beside_an_open_one_is_turned_away(step: Rig) -> None:
 def test_an_accepted_group_is_not_processed_again_unless_it_is_asked_for(step: Rig) -> None:
     first = step.queue("g0000")
     step.submit(first)
-    events.accept(step.instance, step.attempt(first), "good", {})
+    events.accept(step.instance, events.Acceptance(step.attempt(first), "good", {}))
     again = step.queue("g0000", 2)
     step.submit(again)
     assert step.state(again) is State.CANCELLED
@@ -309,7 +309,7 @@ def test_an_accepted_group_is_not_processed_again_unless_it_is_asked_for(step: R
 def test_a_group_whose_second_attempt_failed_can_go_on_after_an_accepted_first(step: Rig) -> None:
     first = step.queue("g0000")
     step.submit(first)
-    events.accept(step.instance, step.attempt(first), "good", {})
+    events.accept(step.instance, events.Acceptance(step.attempt(first), "good", {}))
     second = step.queue("g0000", 2, parent=first)
     assert step.submit(second).submitted == 1
     events.fail(step.instance, step.attempt(second), "bad")

@@ -72,7 +72,7 @@ def test_what_runs_for_an_attempt_that_is_over_is_cancelled_with_an_alarm(step: 
     run_id = step.begin("g0000")
     own = step.attempt(run_id)
     if accepted:
-        events.accept(step.instance, own, "good", {})
+        events.accept(step.instance, events.Acceptance(own, "good", {}))
         step.begin("g0001")  # so that the WMS is asked at all
     else:
         events.fail(step.instance, own, "bad")

@@ -317,7 +317,7 @@ def test_the_chains_hold_each_accepted_run_followed_by_those_that_it_rescued(ste
     step.fail("g0000")
     second = step.queue("g0000", 2, more={tags.HOW: Recipe((1,), 88).dump(2)})
     step.carry_on(second, State.ENDED)
-    events.accept(step.instance, step.attempt(second), "good", {})
+    events.accept(step.instance, events.Acceptance(step.attempt(second), "good", {}))
     for group in ("g0001", "g0002", "g0003", "g0004", "g0005"):
         step.accept(group)
     wanted = [run_of("g0000", 2), *(run_of(f"g000{place}") for place in range(6))]

@@ -48,11 +48,11 @@ def act(rig: Rig, chance: random.Random, runs: list[str]) -> None:
         case 0:
             events.start(rig.instance, attempt)
         case 1:
-            events.submitted(rig.instance, attempt, wms_id="7", submit_dir="s", output_run="r")
+            events.submitted(rig.instance, events.Sent(attempt, "7", "s", "r"))
         case 2:
             rig.terminate(run_id, force=chance.random() < 0.5)
         case 3:
-            events.accept(rig.instance, attempt, "good", {})
+            events.accept(rig.instance, events.Acceptance(attempt, "good", {}))
         case 4:
             events.fail(rig.instance, attempt, "bad")
         case _:
@@ -159,7 +159,7 @@ def test_the_state_is_that_of_the_run_and_only_refined_by_the_tag(rig: Rig) -> N
     assert rig.state(run_id) is State.CLAIMED
     rig.instance.add_run_tags(run_id, {tags.STATE: "running"})
     assert rig.state(run_id) is State.RUNNING
-    events.accept(rig.instance, rig.attempt(run_id), "good", {})
+    events.accept(rig.instance, events.Acceptance(rig.attempt(run_id), "good", {}))
     rig.instance.add_run_tags(run_id, {tags.STATE: "running"})
     assert rig.state(run_id) is State.ACCEPTED
 

@@ -40,8 +40,11 @@ def refused(rig: Rig, run: dg.DagsterRun) -> str:
 def end(rig: Rig, run: dg.DagsterRun, *, good: bool) -> None:
     attempt = rig.attempt(run.run_id)
     events.start(rig.instance, attempt)
-    events.submitted(rig.instance, attempt, wms_id="7", submit_dir="/s", output_run="r")
-    (events.accept if good else events.fail)(rig.instance, attempt, "end", {})
+    events.submitted(rig.instance, events.Sent(attempt, "7", "/s", "r"))
+    if good:
+        events.accept(rig.instance, events.Acceptance(attempt, "end", {}))
+    else:
+        events.fail(rig.instance, attempt, "end")
 
 
 def status(rig: Rig, group: str) -> object:

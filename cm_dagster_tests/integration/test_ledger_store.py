@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cm_dagster.control.history import decisions
+from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import campaigns, events, store, tags
 from cm_dagster.ledger.plans import Plan, load_plan, load_plans, save_plan
@@ -183,29 +184,29 @@ def test_an_accepted_attempt(rig: Rig) -> None:
     rig.plan(1)
     run_id = rig.begin("g0000")
     assert run_status(rig, run_id) == "STARTED"
-    events.accept(rig.instance, rig.attempt(run_id), "3 of 3", {"quanta": 3})
+    events.accept(rig.instance, events.Acceptance(rig.attempt(run_id), "3 of 3", {"quanta": 3}))
     assert run_status(rig, run_id) == "SUCCESS"
     assert rig.state(run_id) is State.ACCEPTED
     assert rig.instance.get_materialized_partitions(KEY) == {"g0000"}
     assert rig.end_message(run_id) == "3 of 3"
 
 
-def test_accepting_again_after_a_crash_writes_one_materialization(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_accepting_again_after_a_crash_writes_one_materialization(rig: Rig) -> None:
     run_id = rig.begin("g0000")
     attempt = rig.attempt(run_id)
-    real = events._report
 
-    def die_before_success(*args: Any, **kwargs: Any) -> None:
-        if dg.DagsterEventType.RUN_SUCCESS in args:
+    def die(point: str) -> None:
+        if point == "accept.materialized":
             raise KeyboardInterrupt
-        real(*args, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(events, "_report", die_before_success)
+    set_crash_hook(die)
+    try:
         with pytest.raises(KeyboardInterrupt):
-            events.accept(rig.instance, attempt, "good", {})
+            events.accept(rig.instance, events.Acceptance(attempt, "good", {}))
+    finally:
+        set_crash_hook(None)
     assert run_status(rig, run_id) == "STARTED"
-    events.accept(rig.instance, attempt, "good", {})
+    events.accept(rig.instance, events.Acceptance(attempt, "good", {}))
     assert materializations(rig) == 1
     assert run_status(rig, run_id) == "SUCCESS"
 
@@ -222,11 +223,11 @@ def test_a_cancellation_shows_in_the_event_log_even_if_the_status_is_overwritten
     for group, force in (("g0000", False), ("g0001", True)):
         run_id = rig.queue(group)
         attempt = rig.attempt(run_id)
-        assert not events.cancel_asked(rig.instance, run_id)
+        assert not events.cancel_asked(rig.instance, [run_id])
         rig.terminate(run_id, force=force)
         events.start(rig.instance, attempt)
         assert run_status(rig, run_id) == "STARTED"
-        assert events.cancel_asked(rig.instance, run_id)
+        assert events.cancel_asked(rig.instance, [run_id, "another"]) == {run_id}
         events.cancelled(rig.instance, run_id, "nothing was submitted", swept=True)
         assert run_status(rig, run_id) == "CANCELED"
         assert rig.attempt(run_id).swept

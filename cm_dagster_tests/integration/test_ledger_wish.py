@@ -70,7 +70,7 @@ def test_a_failing_backfill_leaves_its_attempts_alone(rig: Rig, both: tuple[str,
         # The daemon writes the error of each pass onto the backfill.
         become(rig, BulkActionStatus.FAILING, SerializableErrorInfo("UnwishedError: ...", [], "UnwishedError"))
     assert [rig.state(run_id) for run_id in both] == [State.QUEUED, State.RUNNING]
-    assert not any(events.cancel_asked(rig.instance, run_id) for run_id in both)
+    assert not events.cancel_asked(rig.instance, both)
     for run_id in both:
         (said,) = [line for line in rig.notes(run_id).splitlines() if "Its backfill" in line]
         assert said == f"Its backfill {BACKFILL} has failed: Partition g0002 was deleted"
@@ -87,7 +87,7 @@ def test_attempts_of_a_failing_backfill_come_to_their_own_ends(rig: Rig, both: t
     become(rig, BulkActionStatus.FAILING, CAUSE)
     assert rig.submit(waiting).submitted == 1
     for run_id in both:
-        events.accept(rig.instance, rig.attempt(run_id), "good", {})
+        events.accept(rig.instance, events.Acceptance(rig.attempt(run_id), "good", {}))
     assert daemon_pass(rig)
     assert rig.state(running) is State.ACCEPTED
 

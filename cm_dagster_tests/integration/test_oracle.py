@@ -69,7 +69,10 @@ class Ground:
 
     def accept(self, group: str, number: int = 1, step: StepId = STEP1, state: str = "SUCCEEDED") -> str:
         run_id = self.begin(group, number, step, state)
-        events.accept(self.instance, self.rig.attempt(run_id), "good", {"quanta expected": 4, "quanta registered": 4})
+        events.accept(
+            self.instance,
+            events.Acceptance(self.rig.attempt(run_id), "good", {"quanta expected": 4, "quanta registered": 4}),
+        )
         return run_id
 
     def fail(self, group: str, number: int = 1, state: str = "FAILED", registered: int = 4) -> str:

@@ -167,11 +167,13 @@ class Rig:
             return
         events.start(self.instance, attempt)
         folder = f"/area/{attempt.id.short}"
-        events.submitted(self.instance, attempt, wms_id="17", submit_dir=f"{folder}/submit-1", output_run="out/run")
+        events.submitted(self.instance, events.Sent(attempt, "17", f"{folder}/submit-1", "out/run"))
         if state is State.FAILED:
             events.fail(self.instance, attempt, message, {"verdict": message, "jobs": {"isr": {"failed": 1}}})
         elif state is State.ACCEPTED:
-            events.accept(self.instance, attempt, "Accepted: 3 of 3 quanta succeeded.", {"verdict": "good"})
+            events.accept(
+                self.instance, events.Acceptance(attempt, "Accepted: 3 of 3 quanta succeeded.", {"verdict": "good"})
+            )
         elif state is State.CANCELLED:
             events.cancelled(self.instance, run_id, message, swept=True)
         else:

@@ -41,7 +41,7 @@ def attempt(rig: Rig, run_id: str) -> Attempt:
 
 
 def accept(rig: Rig, run_id: str, metadata: events.Metadata) -> None:
-    events.accept(rig.instance, attempt(rig, run_id), "accepted", metadata)
+    events.accept(rig.instance, events.Acceptance(attempt(rig, run_id), "accepted", metadata))
 
 
 def test_json(step1: Rig, cm_run: Cm) -> None:

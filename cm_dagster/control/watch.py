@@ -127,6 +127,8 @@ class _Look:
         self.seen = Seen()
         self.words: Counter[str] = Counter()
         """What there is to say of the attempts, and of how many."""
+        self.states: list[tuple[Attempt, State]] = []
+        """Attempts that have come to other states; it is written at the end of the look."""
         self.accepted: list[tuple[events.Acceptance, float]] = []
         """What is to be written of accepted attempts, and since when."""
         self.before = read_progress(instance, site.name)
@@ -147,6 +149,7 @@ class _Look:
                 except BusyError:
                     self.words["being submitted"] += 1
         self._accept()
+        self._tell_states()
         crash_point("watch.done")
         write_progress(self.instance, self.site.name, self.jobs, self.waits)
         self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(self.words.items()) if count)
@@ -289,9 +292,13 @@ class _Look:
 
     def _now(self, attempt: Attempt, state: State) -> str:
         if state is not attempt.state:
-            events.set_state(self.instance, attempt, state)
-            crash_point("watch.state")
+            self.states.append((attempt, state))
         return state
+
+    def _tell_states(self) -> None:
+        """Write which attempts have come to other states."""
+        write = partial(events.set_states, self.instance)
+        all_or_each(write, self.states, lambda each: self._apart(each[0]), self.log)
 
     def _ended(self, attempt: Attempt, report: WorkflowReport) -> str:
         """Judge a workflow that has ended, unless its final job is being run again."""

@@ -41,6 +41,7 @@ __all__ = [
     "materialized",
     "note",
     "set_state",
+    "set_states",
     "start",
     "submitted",
     "wait",
@@ -131,9 +132,28 @@ def set_state(
     ValueError
         If the state may not follow the attempt's present one, or does so by a person's wish alone.
     """
+    _check_order(attempt, state)
+    instance.add_run_tags(attempt.run_id, {tags.STATE: state.value, **(more or {})})
+
+
+def set_states(instance: dg.DagsterInstance, *now: tuple[Attempt, State]) -> None:
+    """Write that attempts in the site's hands have come to other states.
+
+    Raises
+    ------
+    ValueError
+        If one of these states may not follow the present one, or does so by a person's wish alone.
+    """
+    with writing(instance, [attempt for attempt, _ in now]) as writer:
+        for attempt, state in now:
+            _check_order(attempt, state)
+            writer.tag(attempt, {tags.STATE: state.value})
+            crash_point("watch.state")
+
+
+def _check_order(attempt: Attempt, state: State) -> None:
     if not is_allowed(attempt.state, state) or (attempt.state, state) in HUMAN:
         raise ValueError(f"{state} may not follow {attempt.state} (run {attempt.run_id})")
-    instance.add_run_tags(attempt.run_id, {tags.STATE: state.value, **(more or {})})
 
 
 def wait(instance: dg.DagsterInstance, attempt: Attempt, why: Wait) -> None:

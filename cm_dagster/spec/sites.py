@@ -40,8 +40,8 @@ class SubmitSpec(Model):
     method: Literal["batch", "plain"] = "batch"
     """`batch` (one process imports BPS once and forks for each workflow; the default), or `plain` (one `bps submit`
     each)."""
-    batch: int = Field(default=20, ge=1)
-    """Most workflows that one submit run takes; by default 20."""
+    batch: int = Field(default=50, ge=1)
+    """Most workflows that one submit run takes; by default 50."""
     parallel: int = Field(default=1, ge=1)
     """Workflows that a submit run makes at the same time; by default 1."""
     timeout: float = Field(default=60.0, gt=0)

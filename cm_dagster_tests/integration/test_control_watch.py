@@ -15,6 +15,8 @@ from cm_dagster.control.health import read_health, read_progress
 from cm_dagster.control.queue import batches
 from cm_dagster.control.waiting import wait_of, why_waits
 from cm_dagster.errors import ButlerError, ServiceError
+from cm_dagster.ledger import events
+from cm_dagster.ledger.attempts import Attempt
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import SHOWN_AS, RunStatus, State
 from cm_dagster.services.quanta import FinalJobResult, QuantaSummary, TaskQuanta
@@ -134,6 +136,41 @@ def test_a_fault_of_one_attempt_does_not_stop_the_others(step: Rig, caplog: pyte
     assert bad in caplog.text
     assert step.state(good) is State.RUNNING
     assert step.attempt(bad).is_open
+
+
+def test_an_acceptance_that_can_not_be_written_does_not_stop_the_others(
+    step: Rig, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [step.begin(f"g000{place}") for place in range(3)]
+    for run_id in runs:
+        step.wms.set(step.attempt(run_id).wms_id, WmsState.SUCCEEDED)
+    write = events.accept
+
+    def refuse(instance: dg.DagsterInstance, *accepted: events.Acceptance) -> None:
+        if runs[1] in [each.attempt.run_id for each in accepted]:
+            raise ValueError("bad text")
+        write(instance, *accepted)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(events, "accept", refuse)
+        assert step.watch().summary == "2 accept, 1 fault (see the log of this tick)"
+    assert [step.state(run_id) for run_id in runs] == [State.ACCEPTED, State.RUNNING, State.ACCEPTED]
+    assert "ValueError: bad text" in step.notes(runs[1])
+    assert judge.asked == 3
+
+
+def test_a_state_that_can_not_be_written_does_not_stop_the_others(step: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [step.begin(f"g000{place}", state=State.SUBMITTED) for place in range(3)]
+    write = events.set_states
+
+    def refuse(instance: dg.DagsterInstance, *now: tuple[Attempt, State]) -> None:
+        if runs[1] in [attempt.run_id for attempt, _ in now]:
+            raise ValueError("bad text")
+        write(instance, *now)
+
+    monkeypatch.setattr(events, "set_states", refuse)
+    step.watch()
+    assert [step.state(run_id) for run_id in runs] == [State.RUNNING, State.SUBMITTED, State.RUNNING]
 
 
 def test_a_workflow_that_cannot_be_judged_for_good_fails_with_the_reason(step: Rig) -> None:

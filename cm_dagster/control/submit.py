@@ -354,7 +354,6 @@ class _Batch:
             self.log.warning("%s: workflow %s is not recorded beside its claim: %s", attempt.id.workflow, wms_id, error)
         crash_point("record.claim")
         self.sent.append(events.Sent(attempt, wms_id, submit_dir, output_run, how, self._link()))
-        self.log.info("%s: workflow %s, %s", attempt.id.workflow, wms_id, how)
 
     def _tell(self) -> None:
         """Write onto the runs which workflows are theirs; cancel those of attempts that were cancelled meanwhile."""
@@ -362,6 +361,9 @@ class _Batch:
         write = partial(events.submitted, self.instance)
         written = all_or_each(write, sent, self._apart_from, self.log)
         self.done.submitted += len(written)
+        if written:  # each message of a run is an event of its log
+            lines = (f"{one.attempt.id.workflow}: workflow {one.wms_id}, {one.how}" for one in written)
+            self.log.info("%s", "\n".join(lines))
         unwanted = events.cancel_asked(self.instance, [one.attempt.run_id for one in written])
         for one in written:
             if one.attempt.run_id in unwanted:

@@ -30,6 +30,7 @@ _PRELOAD = [
     "cm_dagster.ledger.instance",
     "cm_dagster.ledger.launcher",
     "cm_dagster.ledger.storage",
+    "lsst.ctrl.bps",
     "lsst.daf.butler.direct_butler",
     "lsst.daf.butler.registry.databases.sqlite",
     "lsst.daf.butler.registry.databases.postgresql",

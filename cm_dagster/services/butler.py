@@ -232,20 +232,20 @@ class ButlerService:
         changed
             Whether anything had to be changed. If not, nothing is written and no lock is taken.
         """
-        from lsst.daf.butler import CollectionType
+        from lsst.daf.butler import CollectionType, MissingCollectionError
 
-        wanted, present = list(dict.fromkeys(children)), self.chain(name)
-        if present == wanted:
+        wanted = list(dict.fromkeys(children))
+        if self.chain(name) == wanted:
             return False
         with self._butler(f"setting the chain {name}", writeable=True) as butler:
-            known = set(present or ())  # the registry lets nobody remove a collection that is in a chain
-            missing = [child for child in wanted if child not in known and _info(butler, child) is None]
-            if missing:
-                raise missing_collections(self.repo, missing, list(butler.collections.query("*")))
-            # One transaction: what ends in between must not leave a chain that is registered and empty.
-            with butler.transaction():
-                butler.collections.register(name, CollectionType.CHAINED)
-                butler.collections.redefine_chain(name, wanted)
+            try:
+                # One transaction: what ends in between must not leave a chain that is registered and empty.
+                with butler.transaction():
+                    butler.collections.register(name, CollectionType.CHAINED)
+                    butler.collections.redefine_chain(name, wanted)
+            except MissingCollectionError as error:  # it names one of them
+                missing = [child for child in wanted if _info(butler, child) is None]
+                raise missing_collections(self.repo, missing, list(butler.collections.query("*"))) from error
         return True
 
     def run_counts(self, run: str, tasks: Sequence[str]) -> dict[str, int] | None:

@@ -7,7 +7,7 @@ planned materialization and its place in the queue. An attempt is copied only if
 whose definitions it is made of.
 
 Uses of ``dagster._core``: the events of a planned materialization and of a place in the queue, which Dagster's
-launching and its run coordinator write; the subset of partitions that a run names.
+launching and its run coordinator write; the subset of partitions that a run names; Dagster's clock.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import dagster as dg
 from dagster import EventLogEntry, PartitionKeyRange
 from dagster._core.definitions.partitions.subset.key_ranges import KeyRangesPartitionsSubset
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
+from dagster._time import get_current_timestamp
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.admission import attempt_tags
@@ -163,7 +164,7 @@ def _entry(run: dg.DagsterRun, event: DagsterEvent, level: int) -> EventLogEntry
         level=level,
         user_message="",
         run_id=run.run_id,
-        timestamp=time.time(),
+        timestamp=get_current_timestamp(),
         step_key=event.step_key,
         job_name=run.job_name,
         dagster_event=event,

@@ -1,13 +1,13 @@
 """Writing about many runs at once: in one transaction of a few statements where the storage can, else one by one.
 
-Uses of ``dagster._core``: `DagsterEvent` and the pointer from a check to a materialization. Dagster's own way to write
-an event reads its run before and after; many at once are entries of the log, and changes of runs, for our storage.
+Uses of ``dagster._core``: `DagsterEvent`, the pointer from a check to a materialization, and Dagster's clock. Dagster's
+own way to write an event reads its run before and after; many at once are entries of the log, and changes of runs, for
+our storage.
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +19,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData as Target,
 )
 from dagster._core.events import DagsterEvent
+from dagster._time import get_current_timestamp
 
 from cm_dagster.ledger.bulk import Change
 
@@ -157,7 +158,7 @@ def entry(of: Subject, kind: dg.DagsterEventType, message: str, data: Any = None
         level=logging.INFO,
         user_message="",
         run_id=of.run_id,
-        timestamp=time.time(),
+        timestamp=get_current_timestamp(),
         job_name=of.job,
         dagster_event=_event(of.job, kind, message, data),
     )

@@ -11,10 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from cm_dagster_tests.faults.play import play, working_folder
+from cm_dagster_tests.faults.play import working_folder
 from cm_dagster_tests.faults.scenario import Scenario
-from cm_dagster_tests.faults.tally import Tally, run
-from cm_dagster_tests.faults.world import make_templates
+from cm_dagster_tests.faults.tally import replay, run
 
 
 def _say(text: str) -> None:
@@ -32,10 +31,7 @@ def main() -> int:
     chosen = parser.parse_args()
     folder = working_folder()
     if chosen.replay:
-        tally = Tally()
-        tally.add(
-            play(Scenario.load(chosen.replay), folder / "world", make_templates(folder / "templates")), folder / "world"
-        )
+        tally = replay(Scenario.load(chosen.replay), folder)
     else:
         tally = run(chosen.seed, chosen.number, folder, chosen.jobs, _say)
     _say(tally.report())

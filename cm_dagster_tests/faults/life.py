@@ -37,6 +37,7 @@ from cm_dagster.control.steps import collected_key
 from cm_dagster.crashpoints import set_crash_hook
 from cm_dagster.errors import ButlerError
 from cm_dagster.ledger.attempts import index_of
+from cm_dagster.sensors import dispatch
 from cm_dagster.services.butler import ButlerService
 from cm_dagster_tests.faults.world import CAMPAIGN, LAST, SITE, World
 from cm_dagster_tests.quick_sqlite import spare_sqlite
@@ -228,6 +229,7 @@ def _live(world: World, live: Callable[[Life], bool], death: Death | None) -> in
     vars(sensor_daemon)["is_under_min_interval"] = lambda *_: False  # a round is a tick of each
     # Waiting in a process is waiting in vain here: the clock moves between rounds alone.
     vars(step_assets)["RETRY"] = dg.RetryPolicy(max_retries=0)
+    vars(dispatch)["FIRST"] = 1  # so that most of a step's few groups get copies of an attempt, on PostgreSQL
     target = LoadableTargetOrigin(
         executable_path=sys.executable, module_name="cm_dagster.definitions", attribute="defs"
     )

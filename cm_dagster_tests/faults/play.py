@@ -6,7 +6,7 @@ import os
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,13 @@ def working_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="cm-faults-", dir=memory if os.access(memory, os.W_OK) else None))
 
 
-def play(scenario: Scenario, folder: Path, templates: Templates, mutation: str = "") -> Result:
+def play(
+    scenario: Scenario,
+    folder: Path,
+    templates: Templates,
+    mutation: str = "",
+    storage: Mapping[str, Any] | None = None,
+) -> Result:
     """Play a scenario, then leave the world in peace until its campaign is done.
 
     Parameters
@@ -76,10 +82,12 @@ def play(scenario: Scenario, folder: Path, templates: Templates, mutation: str =
         What it is a copy of.
     mutation
         How the code under test is broken, see `cm_dagster_tests.faults.mutations`; by default not.
+    storage
+        The block ``storage`` of its dagster.yaml; None for SQLite.
     """
     with dg.DagsterInstance.from_config(str(templates.home)):
         pass  # what this reads of Dagster's own files, all lives share
-    world = World.make(folder, templates)
+    world = World.make(folder, templates, storage=storage)
     scenario.save(folder / "scenario.json")
     player = _Player(world, mutation)
     player.create(templates)

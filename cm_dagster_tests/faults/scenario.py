@@ -66,15 +66,18 @@ class Scenario:
     """All that happens to a world before it is left in peace."""
 
     events: tuple[Event, ...]
+    postgres: bool = False
+    """Whether Dagster's storage is PostgreSQL, or SQLite."""
 
     def save(self, path: Path) -> None:
         """Write it to a file that `load` reads."""
-        path.write_text(json.dumps([asdict(event) for event in self.events], indent=1))
+        path.write_text(json.dumps(asdict(self), indent=1))
 
     @classmethod
     def load(cls, path: Path) -> Scenario:
         """Read it from a file."""
-        return cls(tuple(Event(**event) for event in json.loads(path.read_text())))
+        found = json.loads(path.read_text())
+        return cls(tuple(Event(**event) for event in found["events"]), found["postgres"])
 
 
 _HELPS: dict[str, Sequence[Event]] = {
@@ -112,7 +115,9 @@ _SOON = (
 """Points that are passed in almost every round."""
 
 
-def make_scenario(seed: str, *, deaths: int = 12, so_far: Counter[str] | None = None) -> Scenario:
+def make_scenario(
+    seed: str, *, deaths: int = 12, so_far: Counter[str] | None = None, postgres: bool = False
+) -> Scenario:
     """Make up what happens.
 
     Parameters
@@ -123,6 +128,8 @@ def make_scenario(seed: str, *, deaths: int = 12, so_far: Counter[str] | None = 
         How many deaths are planned; not each planned one comes to its point.
     so_far
         How often there was a death at each point already; the rarer ones are preferred.
+    postgres
+        Whether Dagster's storage is PostgreSQL.
     """
     chance = random.Random(seed)
     counts = so_far or Counter()
@@ -135,7 +142,7 @@ def make_scenario(seed: str, *, deaths: int = 12, so_far: Counter[str] | None = 
         point = chance.choice(_points())
         pause = {"points": [point], "how": int(signal.SIGSTOP)}
         events.insert(chance.randrange(len(events)), Event("duel", pause))
-    return Scenario(tuple(events))
+    return Scenario(tuple(events), postgres)
 
 
 def _points() -> list[str]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 from cm_dagster.crashpoints import POINTS
+from cm_dagster.testing.postgres import PostgresServer
 from cm_dagster_tests.faults.play import Result, play
-from cm_dagster_tests.faults.scenario import make_scenario
+from cm_dagster_tests.faults.scenario import Scenario, make_scenario
 from cm_dagster_tests.faults.world import make_templates
+from cm_dagster_tests.integration.databases import BlankDatabase, pooled
 
-__all__ = ["Tally", "run"]
+__all__ = ["Tally", "replay", "run"]
 
 _DEATHS = 14
 """Deaths that are planned for a world."""
@@ -52,6 +55,13 @@ class Tally:
         return "\n".join([*lines, " ".join(f"{name} {self.counts[name]}" for name in names)])
 
 
+@contextmanager
+def databases(folder: Path) -> Iterator[BlankDatabase]:
+    """Start a PostgreSQL server for worlds."""
+    with PostgresServer() as server:
+        yield BlankDatabase.make(server, folder / "blank_database")
+
+
 def run(seed: int, number: int, folder: Path, jobs: int, say: Callable[[str], object] = str) -> Tally:
     """Play worlds until there were so many deaths.
 
@@ -72,16 +82,33 @@ def run(seed: int, number: int, folder: Path, jobs: int, say: Callable[[str], ob
     tally = Tally()
     world = 0
     # Workers are started afresh, not forked: each begins lives by forks of its own.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        running: dict[Future[Result], Path] = {}
+    with databases(folder) as blank, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        running: dict[Future[Result], tuple[Path, ExitStack]] = {}
         while tally.crashes.total() < number or running:
             while len(running) < jobs and tally.crashes.total() + len(running) * _DEATHS // 2 < number:
                 world += 1
                 place = folder / f"world-{seed}-{world:04d}"
-                scenario = make_scenario(f"{seed}/{world}", deaths=_DEATHS, so_far=tally.crashes)
-                running[pool.submit(play, scenario, place, templates)] = place
+                # Every second world is on PostgreSQL, where much is written at once that is single steps on SQLite.
+                scenario = make_scenario(
+                    f"{seed}/{world}", deaths=_DEATHS, so_far=tally.crashes, postgres=world % 2 == 0
+                )
+                with ExitStack() as stack:
+                    storage = pooled(stack.enter_context(blank.copied())) if scenario.postgres else None
+                    running[pool.submit(play, scenario, place, templates, storage=storage)] = place, stack.pop_all()
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                place = running.pop(done)
-                tally.add(done.result(), place)
+                place, stack = running.pop(done)
+                with stack:
+                    tally.add(done.result(), place)
                 say(f"{place.name}: {tally.crashes.total()} deaths")
+    return tally
+
+
+def replay(scenario: Scenario, folder: Path) -> Tally:
+    """Play one scenario again."""
+    tally = Tally()
+    templates = make_templates(folder / "templates")
+    with ExitStack() as stack:
+        blank = stack.enter_context(databases(folder)) if scenario.postgres else None
+        storage = pooled(stack.enter_context(blank.copied())) if blank else None
+        tally.add(play(scenario, folder / "world", templates, storage=storage), folder / "world")
     return tally

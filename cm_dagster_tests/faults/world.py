@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from cm_dagster.spec import CampaignSpec
 from cm_dagster.testing.fakewms.bps import install
 from cm_dagster.testing.fakewms.store import FakeWms, Workflow
 from cm_dagster_tests.faults.clock import Clock
-from cm_dagster_tests.integration.ledger_rig import make_blank
+from cm_dagster_tests.integration.ledger_rig import make_blank, use_storage
 
 __all__ = ["CAMPAIGN", "LAST", "SITE", "Templates", "World", "make_templates"]
 
@@ -55,7 +55,15 @@ class World:
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path, templates: Templates, *, settle: float = 30.0, in_flight: int = 2) -> World:
+    def make(
+        cls,
+        folder: Path,
+        templates: Templates,
+        *,
+        settle: float = 30.0,
+        in_flight: int = 2,
+        storage: Mapping[str, Any] | None = None,
+    ) -> World:
         """Make a world.
 
         Parameters
@@ -68,6 +76,8 @@ class World:
             Seconds after which a submitted workflow is visible at the WMS.
         in_flight
             Most workflows at a time.
+        storage
+            The block ``storage`` of dagster.yaml; None for SQLite.
         """
         world = cls(folder)
         folder.mkdir(parents=True)
@@ -91,6 +101,7 @@ class World:
         # Runs are forks here, and a fork of one of several threads may wait for ever for a lock that another one held.
         settings["run_coordinator"]["config"]["dequeue_use_threads"] = False
         (world.deployment.home / "dagster.yaml").write_text(yaml.safe_dump(settings))
+        use_storage(world.deployment, storage)
         install(world.folder / "bin")
         return world
 

@@ -13,13 +13,15 @@ from dagster._core.definitions.partitions.snap.snap import DynamicPartitionsSnap
 from dagster._core.definitions.partitions.subset.key_ranges import KeyRangesPartitionsSubset
 from sqlalchemy import text
 
+from cm_dagster.assets.jobs import step_jobs
 from cm_dagster.ledger import copies, events, moves, tags
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.copies import Wish, queue_copies
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.states import State
+from cm_dagster.sensors.dispatch import dispatch_sensor
 from cm_dagster_tests.integration.databases import BlankDatabase, pooled
-from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, open_rig
+from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, make_spec, open_rig
 
 KEY = dg.AssetKey(STEP1.asset)
 LAUNCH = {
@@ -176,3 +178,19 @@ def test_two_dispatchers_at_once_make_each_attempt_once(rig: Rig) -> None:
             done.result()
     assert len(index_of(rig.instance).of_step(STEP1)) == 9
     assert len(rig.instance.get_runs()) == 9
+
+
+def test_the_dispatcher_asks_dagster_for_the_first_few_of_a_step_and_copies_one_for_the_others(rig: Rig) -> None:
+    def tick() -> Any:
+        with dg.build_sensor_context(instance=rig.instance) as context:
+            return sensor(context)
+
+    sensor = dispatch_sensor(rig.site, step_jobs([make_spec()], SITE))
+    asked = [request.partition_key for request in tick().run_requests]
+    assert asked == ["g0000", "g0001", "g0002", "g0003", "g0004"]
+    model(rig)
+    said = tick()
+    assert isinstance(said, dg.SkipReason)
+    assert said.skip_message == "8 attempts are queued: 8 of camp/step1"
+    assert {attempt.state for attempt in index_of(rig.instance).of_step(STEP1).values()} == {State.QUEUED}
+    assert tick().skip_message == "nothing is left to be requested"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from cm_dagster_tests.bench import life, poll, sites, submission, tick, views
+from cm_dagster_tests.bench import life, poll, sites, soak, submission, tick, views
 from cm_dagster_tests.bench.plots import Drawn
 
 _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
@@ -24,8 +24,9 @@ _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "flight": life.bench_flight,
     "life-large": life.bench_large,
     "release": life.bench_release,
+    "soak": soak.bench,
 }
-_LONG = ("life-large", "release")
+_LONG = ("life-large", "release", "soak")
 _WIDE = 240
 """Width of the tables in a file."""
 
@@ -34,7 +35,7 @@ def main() -> None:
     """Run the benchmarks, each in a folder of its own."""
     parser = argparse.ArgumentParser(prog="make bench ARGS=...", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all but life-large and release"
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(_ALL)}; by default all but {', '.join(_LONG)}"
     )
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw what can be drawn, as FOLDER/NAME.png")
     given = parser.parse_args()

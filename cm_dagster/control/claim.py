@@ -130,11 +130,10 @@ def _begin(instance: dg.DagsterInstance, taken: Sequence[Taken], apart: Apart, l
     queued = [each.attempt for each in taken if each.attempt.state is State.QUEUED]
     started = all_or_each(partial(events.start, instance), queued, lambda a: apart(a.id.workflow, a.run_id), log)
     unwanted = events.cancel_asked(instance, [each.attempt.run_id for each in taken])
+    lost = {attempt.run_id for attempt in queued} - {attempt.run_id for attempt in started}
     begun = []
-    for each in taken:
+    for each in (one for one in taken if one.attempt.run_id not in lost):
         attempt = each.attempt
-        if attempt in queued and attempt not in started:
-            continue
         with apart(attempt.id.workflow, attempt.run_id):
             if attempt.run_id in unwanted and each.new:
                 message = "Cancelled before submission; nothing was submitted."

@@ -122,8 +122,10 @@ class _Batch:
             self._tell()
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
-            self._send(batch, fresh)
-            self._tell()
+            try:
+                self._send(batch, fresh)
+            finally:
+                self._tell()
         return self.done
 
     def put_off(self, run_ids: Iterable[str], error: OSError) -> Submission:

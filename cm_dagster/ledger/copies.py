@@ -18,7 +18,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import dagster as dg
 from dagster import EventLogEntry, PartitionKeyRange
@@ -34,7 +34,7 @@ from cm_dagster.ledger.moves import Moves
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.states import State
 
-__all__ = ["FIRST", "Wish", "can_copy", "queue_copies"]
+__all__ = ["FIRST", "Copies", "Wish", "can_copy", "queue_copies"]
 
 FIRST = 5
 """Attempts of a step that Dagster is asked for at a time, as long as there is none to copy."""
@@ -56,12 +56,21 @@ class Wish:
     """Tags of its run."""
 
 
+class Copies(NamedTuple):
+    """What became of wishes."""
+
+    made: list[Wish]
+    """Those whose attempts are queued."""
+    late: list[Wish]
+    """Those that make no sense any more."""
+
+
 def can_copy(instance: dg.DagsterInstance) -> bool:
     """Say whether the storage writes many runs at once."""
     return hasattr(instance.run_storage, "copy_run")  # see `cm_dagster.ledger.storage`
 
 
-def queue_copies(instance: dg.DagsterInstance, site: str, wishes: Sequence[Wish]) -> list[Wish]:
+def queue_copies(instance: dg.DagsterInstance, site: str, wishes: Sequence[Wish]) -> Copies:
     """Make attempts of those wishes whose step has one to be copied.
 
     Parameters
@@ -75,22 +84,24 @@ def queue_copies(instance: dg.DagsterInstance, site: str, wishes: Sequence[Wish]
 
     Returns
     -------
-    done : `list` [`Wish`]
-        Wishes that are dealt with: their attempts are queued, or make no sense any more.
+    copies : `Copies`
+        What became of them; those are in neither list whose step has no attempt to be copied.
     """
+    copies = Copies([], [])
     if not wishes or not can_copy(instance):
-        return []
+        return copies
     by_step: dict[StepId, list[Wish]] = defaultdict(list)
     for wish in wishes:
         by_step[wish.id.step].append(wish)
-    done = []
     with one_writer(instance, f"attempts/{site}"):  # two daemons by mistake: the other one sees what this one makes
         index, moves = index_of(instance), Moves(instance)
         for step, own in by_step.items():
             if model := _model(index, step):
-                _write(instance, model, [wish for wish in own if _makes_sense(index, moves, wish.id)])
-                done += own
-    return done
+                made = [wish for wish in own if _makes_sense(index, moves, wish.id)]
+                _write(instance, model, made)
+                copies.made.extend(made)
+                copies.late.extend(wish for wish in own if wish not in made)
+    return copies
 
 
 def _model(index: AttemptIndex, step: StepId) -> Attempt | None:

@@ -86,6 +86,8 @@ def changed_since(instance: dg.DagsterInstance, since: datetime | None) -> list[
 def runs_with(instance: dg.DagsterInstance, run_ids: Iterable[str], kinds: Collection[dg.DagsterEventType]) -> set[str]:
     """Say which of some runs have an event of any of some kinds."""
     wanted = list(run_ids)
+    if not wanted:
+        return set()
     log: Any = instance.event_log_storage
     if not getattr(log, "postgres_url", None):  # on SQLite each run has a file of its own
         return {

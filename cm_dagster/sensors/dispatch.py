@@ -45,11 +45,11 @@ def dispatch_sensor(site: Site, jobs: Sequence[AssetJob]) -> dg.SensorDefinition
         if not due:
             return dg.SkipReason("; ".join(outlook.reasons) or "nothing is left to be requested")
         crash_point("sensor.dispatch")
-        copied = queue_copies(context.instance, site.name, due)
-        done = {wish.id for wish in copied}
+        copies = queue_copies(context.instance, site.name, due)
+        done = {wish.id for wish in (*copies.made, *copies.late)}
         rest = [wish for wish in due if wish.id not in done]
         if not rest:
-            return dg.SkipReason(f"{len(copied)} attempts are queued: {_counted(copied)}")
+            return dg.SkipReason(f"{len(copies.made)} attempts are queued: {_counted(copies.made)}")
         return dg.SensorResult(run_requests=[_request(wish) for wish in _first(context.instance, rest)])
 
     return sense

@@ -7,7 +7,7 @@ planned materialization and its place in the queue. An attempt is copied only if
 whose definitions it is made of.
 
 Uses of ``dagster._core``: the events of a planned materialization and of a place in the queue, which Dagster's
-launching and its run coordinator write; the subset of partitions that a run names; Dagster's clock.
+launching and its run coordinator write; the subset of partitions that a run names.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ import dagster as dg
 from dagster import EventLogEntry, PartitionKeyRange
 from dagster._core.definitions.partitions.subset.key_ranges import KeyRangesPartitionsSubset
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
-from dagster._time import get_current_timestamp
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.admission import attempt_tags
 from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of
 from cm_dagster.ledger.locks import one_writer
 from cm_dagster.ledger.moves import Moves
+from cm_dagster.ledger.writing import entry
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.policy.states import State
 
@@ -166,17 +166,4 @@ def _entries(run: dg.DagsterRun, id_: AttemptId) -> list[EventLogEntry]:
     planned = DagsterEvent.build_asset_materialization_planned_event(
         run.job_name, "__".join(key.path), AssetMaterializationPlannedData(key, partition=id_.group)
     )
-    return [_entry(run, planned, logging.DEBUG), _entry(run, DagsterEvent.job_enqueue(run), logging.INFO)]
-
-
-def _entry(run: dg.DagsterRun, event: DagsterEvent, level: int) -> EventLogEntry:
-    return EventLogEntry(  # type: ignore[no-untyped-call]  # Dagster leaves it so
-        error_info=None,
-        level=level,
-        user_message="",
-        run_id=run.run_id,
-        timestamp=get_current_timestamp(),
-        step_key=event.step_key,
-        job_name=run.job_name,
-        dagster_event=event,
-    )
+    return [entry(run.run_id, planned, logging.DEBUG), entry(run.run_id, DagsterEvent.job_enqueue(run))]

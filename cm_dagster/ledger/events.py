@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import dagster as dg
-from dagster import EventLogEntry
 from dagster._core.definitions.metadata import RawMetadataValue
 from dagster._core.events import AssetObservationData, DagsterEvent, EngineEventData, StepMaterializationData
 
@@ -23,7 +22,7 @@ from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.checks import Check
 from cm_dagster.ledger.rows import runs_with
-from cm_dagster.ledger.writing import Writing, writing
+from cm_dagster.ledger.writing import Writing, entry, writing
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import HUMAN, State, is_allowed
 
@@ -231,19 +230,9 @@ def materialized(instance: dg.DagsterInstance, run: dg.DagsterRun, made: Sequenc
     made
         What it has made, of one asset.
     """
-    kind, now = dg.DagsterEventType.ASSET_MATERIALIZATION.value, time.time()
-    entries = [
-        EventLogEntry(  # type: ignore[no-untyped-call]  # Dagster leaves it so
-            error_info=None,
-            level=logging.DEBUG,
-            user_message="",
-            run_id=run.run_id,
-            timestamp=now,
-            job_name=run.job_name,
-            dagster_event=DagsterEvent(kind, run.job_name, event_specific_data=StepMaterializationData(each)),
-        )
-        for each in made
-    ]
+    kind = dg.DagsterEventType.ASSET_MATERIALIZATION.value
+    events = (DagsterEvent(kind, run.job_name, event_specific_data=StepMaterializationData(each)) for each in made)
+    entries = [entry(run.run_id, event, logging.DEBUG) for event in events]
     for place in range(0, len(entries), _AT_ONCE):
         instance.event_log_storage.store_event_batch(entries[place : place + _AT_ONCE])
 

@@ -90,7 +90,7 @@ class _Gathered(Writing):
         self._changes: dict[str, Change] = defaultdict(Change)
 
     def event(self, of: Subject, kind: dg.DagsterEventType, message: str, data: Any = None) -> None:
-        made = entry(of, kind, message, data)
+        made = entry(of.run_id, _event(of.job, kind, message, data))
         self._entries.append(made)
         self._changes[of.run_id].follow(kind, made.timestamp)
 
@@ -139,26 +139,25 @@ def _event(job: str, kind: dg.DagsterEventType, message: str, data: Any) -> Dags
     return DagsterEvent(event_type_value=kind.value, job_name=job, message=message, event_specific_data=data)
 
 
-def entry(of: Subject, kind: dg.DagsterEventType, message: str, data: Any = None) -> EventLogEntry:
+def entry(run_id: str, event: DagsterEvent, level: int = logging.INFO) -> EventLogEntry:
     """Make the entry of an event in the log, as Dagster makes it.
 
     Parameters
     ----------
-    of
+    run_id
         The run.
-    kind
-        The kind of the event.
-    message
-        What people read.
-    data
-        What an event of this kind has besides.
+    event
+        The event.
+    level
+        How much it matters to the reader of a run's page.
     """
     return EventLogEntry(  # type: ignore[no-untyped-call]  # Dagster leaves it so
         error_info=None,
-        level=logging.INFO,
+        level=level,
         user_message="",
-        run_id=of.run_id,
+        run_id=run_id,
         timestamp=get_current_timestamp(),
-        job_name=of.job,
-        dagster_event=_event(of.job, kind, message, data),
+        step_key=event.step_key,
+        job_name=event.job_name,
+        dagster_event=event,
     )

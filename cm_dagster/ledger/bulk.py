@@ -1,8 +1,9 @@
 """Changes of many runs in three statements, and many new runs in two.
 
-Uses of ``dagster._core``: the tables of runs and of their tags, names of two tags, and the form in which a run is
-stored: JSON, whose ``tags`` and ``status`` are those of the run. Dagster's own ways read and write one run at a time,
-and make an object of it twice.
+Uses of ``dagster._core``: the tables of runs and of their tags, names of two tags, Dagster's clock (rows are found by
+when they were written, so all writers must take the time from the same one), and the form in which a run is stored:
+JSON, whose ``tags`` and ``status`` are those of the run. Dagster's own ways read and write one run at a time, and make
+an object of it twice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -19,6 +19,7 @@ from dagster._core.events import EVENT_TYPE_TO_PIPELINE_RUN_STATUS
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._core.storage.tags import PARTITION_NAME_TAG, REPOSITORY_LABEL_TAG
 from dagster._serdes import serialize_value
+from dagster._time import get_current_datetime
 
 __all__ = ["Change", "change_runs", "copy_run"]
 
@@ -106,7 +107,7 @@ def copy_run(connection: sa.Connection, model: str, copies: Sequence[dg.DagsterR
     labels = {row.key: row.value for row in connection.execute(of)}
     found = connection.execute(sa.select(RunsTable).where(RunsTable.c.run_id == model)).one()
     like = {name: value for name, value in found._mapping.items() if name != "id"}
-    now = datetime.now(UTC)
+    now = get_current_datetime()
     fresh = {"create_timestamp": now, "update_timestamp": now, "start_time": None, "end_time": None}
     runs = [
         {
@@ -140,7 +141,7 @@ def _row(run_id: str, document: dict[str, Any], change: Change) -> _Row:
         "now": change.status and change.status.value,
         "began": change.started,
         "over": change.ended,
-        "when": datetime.now(UTC),
+        "when": get_current_datetime(),
     }
 
 

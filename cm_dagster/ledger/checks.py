@@ -74,8 +74,7 @@ def write(writer: Writing, attempt: Attempt, check: Check, target: Target | None
         description=check.message,
         partition=attempt.id.group,
     )
-    writer.event(attempt, dg.DagsterEventType.ASSET_CHECK_EVALUATION, check.message, evaluation)
-    crash_point("judge.checked")
+    _write(writer, attempt, evaluation)
 
 
 def follow(writer: Writing, attempt: Attempt, target: Target | None) -> None:
@@ -107,8 +106,12 @@ def follow(writer: Writing, attempt: Attempt, target: Target | None) -> None:
             description=judged.description,
             partition=judged.partition,
         )
-        writer.event(attempt, kind, again.description or "", again)
-        crash_point("judge.checked")
+        _write(writer, attempt, again)
+
+
+def _write(writer: Writing, attempt: Attempt, evaluation: dg.AssetCheckEvaluation) -> None:
+    writer.event(attempt, dg.DagsterEventType.ASSET_CHECK_EVALUATION, evaluation.description or "", evaluation)
+    crash_point("judge.checked")
 
 
 def is_planned(event: DagsterEvent) -> bool:

@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
+import sqlalchemy as sa
+from dagster._core.storage.runs.schema import RunTagsTable
 
 from cm_dagster.ledger import storage
+from cm_dagster.local.deployment import Deployment
 from cm_dagster.testing.postgres import Database, PostgresServer
-from cm_dagster_tests.integration.ledger_rig import make_blank
+from cm_dagster_tests.integration.ledger_rig import make_blank, use_storage
 
 _numbers = itertools.count()
 
@@ -84,3 +88,31 @@ def _for_a_while(server: PostgresServer, template: str) -> Iterator[Database]:
         close_pool(database)
         if server.is_running:
             server.drop(database.name)
+
+
+def home(folder: Path, block: dict[str, Any]) -> Path:
+    """Write a ``DAGSTER_HOME`` whose instance uses a storage."""
+    deployment = Deployment(folder)
+    deployment.write({"sites": {}})
+    use_storage(deployment, block)
+    return deployment.home
+
+
+@contextmanager
+def opened(folder: Path, block: dict[str, Any]) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(home(folder, block))) as made:
+        yield made
+
+
+def add_run(instance: dg.DagsterInstance, run_id: str = "run", **run_tags: str) -> dg.DagsterRun:
+    return instance.add_run(dg.DagsterRun("job", run_id=run_id, tags=run_tags))
+
+
+def tags_of(instance: dg.DagsterInstance, run_id: str = "run") -> dict[str, str]:
+    """Tags of a run, which must be the same in the run itself and in the table for queries."""
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    query = sa.select(RunTagsTable.c.key, RunTagsTable.c.value).where(RunTagsTable.c.run_id == run_id)
+    rows = instance.run_storage.fetchall(query)  # type: ignore[attr-defined]
+    assert {row["key"]: row["value"] for row in rows} == dict(run.tags)
+    return dict(run.tags)

@@ -8,8 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,31 +16,23 @@ from unittest.mock import Mock
 import dagster as dg
 import pytest
 import sqlalchemy as sa
-import yaml
 from dagster._core.errors import DagsterRunAlreadyExists
 from dagster._core.events import (
     DagsterEvent,
-    EngineEventData,
     JobFailureData,
     RunFailureReason,
-    StepMaterializationData,
 )
-from dagster._core.storage.runs.schema import RunTagsTable
 from dagster_postgres import utils
 from dagster_postgres.utils import DagsterPostgresException
 
 from cm_dagster.cli.checks_dagster import check_storage
 from cm_dagster.control.queue import batches
 from cm_dagster.ledger import rows, storage
-from cm_dagster.ledger.rows import runs_with
-from cm_dagster.ledger.writing import Writing, writing
-from cm_dagster.local.deployment import Deployment
 from cm_dagster.policy.states import State
 from cm_dagster.testing.postgres import Database, PostgresServer
-from cm_dagster_tests.integration.databases import BlankDatabase, empty, pooled, stock
+from cm_dagster_tests.integration.databases import BlankDatabase, add_run, empty, home, opened, pooled, stock, tags_of
 from cm_dagster_tests.integration.ledger_rig import SUBMIT, Rig
 
-KEY = dg.AssetKey("thing")
 NUL = "\0"
 """What PostgreSQL takes in no text: in a tag it is refused, after the run itself was written."""
 
@@ -63,35 +54,6 @@ def postgres_of_own() -> Iterator[PostgresServer]:
     """A server that the test may stop."""
     with PostgresServer() as server:
         yield server
-
-
-def home(folder: Path, block: dict[str, Any]) -> Path:
-    """Write a ``DAGSTER_HOME`` whose instance uses a storage."""
-    deployment = Deployment(folder)
-    deployment.write({"sites": {}})
-    path = deployment.home / "dagster.yaml"
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "storage": block}))
-    return deployment.home
-
-
-@contextmanager
-def opened(folder: Path, block: dict[str, Any]) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.from_config(str(home(folder, block))) as made:
-        yield made
-
-
-def add_run(instance: dg.DagsterInstance, run_id: str = "run", **run_tags: str) -> dg.DagsterRun:
-    return instance.add_run(dg.DagsterRun("job", run_id=run_id, tags=run_tags))
-
-
-def tags_of(instance: dg.DagsterInstance, run_id: str = "run") -> dict[str, str]:
-    """Tags of a run, which must be the same in the run itself and in the table for queries."""
-    run = instance.get_run_by_id(run_id)
-    assert run is not None
-    query = sa.select(RunTagsTable.c.key, RunTagsTable.c.value).where(RunTagsTable.c.run_id == run_id)
-    rows = instance.run_storage.fetchall(query)  # type: ignore[attr-defined]
-    assert {row["key"]: row["value"] for row in rows} == dict(run.tags)
-    return dict(run.tags)
 
 
 def parts_of(instance: dg.DagsterInstance) -> list[Any]:
@@ -314,105 +276,6 @@ def test_what_is_known_of_the_tables_is_not_asked_again(instance: dg.DagsterInst
         tick.get_run_records()
     (statement,) = statements
     assert "FROM runs" in statement
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A run that is written about."""
-
-    run_id: str
-    job: str = "job"
-
-
-def tell(writer: Writing, name: str) -> None:
-    """Write about a run as is done of an attempt that goes well, or as far as its name says."""
-    one = Subject(name)
-    writer.event(one, dg.DagsterEventType.RUN_START, "begun")
-    writer.tag(one, {"color": "green", "size": "1"})
-    writer.event(one, dg.DagsterEventType.ENGINE_EVENT, "noted", EngineEventData({"where": "here"}))
-    made = dg.AssetMaterialization(KEY, partition=name, metadata={"quanta": 3}, tags={"dagster/data_version": name})
-    writer.event(one, dg.DagsterEventType.ASSET_MATERIALIZATION, "made", StepMaterializationData(made))
-    target = writer.flush().get(name)
-    check = dg.AssetCheckEvaluation(
-        asset_key=KEY, check_name="good", passed=True, target_materialization_data=target, partition=name
-    )
-    writer.event(one, dg.DagsterEventType.ASSET_CHECK_EVALUATION, "checked", check)
-    if name != "open":
-        writer.event(one, dg.DagsterEventType.RUN_SUCCESS, "over")
-        writer.tag(one, {"size": "2"})
-
-
-def seen(instance: dg.DagsterInstance, name: str) -> dict[str, Any]:
-    """Give all that readers can see of a run and of its partition."""
-    record = instance.get_run_record_by_id(name)
-    assert record is not None
-    log = [(each.dagster_event_type, each.message) for each in instance.all_logs(name)]
-    wanted = dg.AssetRecordsFilter(asset_key=KEY, asset_partitions=[name])
-    (made,) = instance.fetch_materializations(wanted, limit=9).records
-    materialization = made.asset_materialization
-    assert materialization is not None
-    check = dg.AssetCheckKey(KEY, "good")
-    checks = instance.event_log_storage.get_asset_check_execution_history(check, 9, partition_filter=None)
-    return {
-        "run": record.dagster_run.with_status(record.dagster_run.status),
-        "tags": tags_of(instance, name),
-        "log": log,
-        "times": (record.start_time is not None, record.end_time is not None),
-        "made": (materialization.metadata["quanta"].value, materialization.partition, materialization.tags),
-        "by version": instance.event_log_storage.get_event_tags_for_asset(KEY, {"dagster/data_version": name}),
-        "checks": {each.run_id: each.status for each in checks},
-        "status": instance.get_latest_storage_id_by_partition(KEY, dg.DagsterEventType.ASSET_MATERIALIZATION).keys(),
-    }
-
-
-def test_what_is_written_at_once_is_what_dagster_writes_one_by_one(
-    instance: dg.DagsterInstance, tmp_path: Path
-) -> None:
-    names = ["a", "b", "open"]
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as other:
-        for each in (instance, other):
-            for name in names:
-                add_run(each, name, color="red")
-            with writing(each, [Subject(name) for name in names]) as writer:
-                for name in names:
-                    tell(writer, name)
-        for name in names:
-            assert seen(instance, name) == seen(other, name)
-    record = instance.get_asset_records([KEY])[0].asset_entry
-    assert record.last_run_id == "open"
-    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-    assert runs_with(instance, [*names, "another"], [kind]) == set(names)
-    assert runs_with(instance, names, [dg.DagsterEventType.RUN_SUCCESS]) == {"a", "b"}
-
-
-def test_what_is_written_at_once_is_written_whole_or_not_at_all(instance: dg.DagsterInstance) -> None:
-    for name in "ab":
-        add_run(instance, name, color="red")
-
-    def write() -> None:
-        with writing(instance, [Subject("a"), Subject("b")]) as writer:
-            tell(writer, "a")
-            tell(writer, "b")
-            raise ValueError("blue")
-
-    with pytest.raises(ValueError, match="blue"):
-        write()
-    for name in "ab":
-        assert (tags_of(instance, name), list(instance.all_logs(name))) == ({"color": "red"}, [])
-
-
-def test_another_writer_of_a_run_waits_for_what_is_written_at_once(instance: dg.DagsterInstance) -> None:
-    for name in "ab":
-        add_run(instance, name)
-    with ThreadPoolExecutor(1) as other:
-        with writing(instance, [Subject("a"), Subject("b")]) as writer:
-            tell(writer, "a")
-            late = other.submit(instance.add_run_tags, "b", {"color": "blue"})
-            time.sleep(0.2)
-            assert not late.done()
-            tell(writer, "b")
-        late.result(timeout=10)
-    assert tags_of(instance, "b") == {"color": "blue", "size": "2"}
 
 
 def test_a_connection_in_use_is_not_tried_before_each_question(

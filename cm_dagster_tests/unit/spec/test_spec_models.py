@@ -171,7 +171,7 @@ def test_a_single_site_is_home_and_has_defaults(tmp_path: Path) -> None:
     assert (local.submit_area, local.tick, local.submit.batch, local.limits.in_flight) == (
         Path("/submit"),
         30.0,
-        20,
+        50,
         100,
     )
     assert Sites.model_validate(json.loads(json.dumps(sites.model_dump(mode="json")))) == sites

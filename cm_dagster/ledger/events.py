@@ -37,6 +37,7 @@ __all__ = [
     "cancelled",
     "fail",
     "found",
+    "materialize",
     "materialized",
     "note",
     "set_state",
@@ -195,7 +196,7 @@ def accept(instance: dg.DagsterInstance, *accepted: Acceptance) -> None:
         done = runs_with(instance, run_ids, [dg.DagsterEventType.ASSET_MATERIALIZATION])
         for each in accepted:
             if each.attempt.run_id not in done:
-                _materialize(writer, each)
+                materialize(writer, each.attempt, each.message, each.metadata)
                 crash_point("accept.materialized")
         made = writer.flush()
         for each in accepted:
@@ -210,12 +211,23 @@ def accept(instance: dg.DagsterInstance, *accepted: Acceptance) -> None:
             writer.tag(attempt, {tags.STATE: State.ACCEPTED.value})
 
 
-def _materialize(writer: Writing, each: Acceptance) -> None:
-    id_ = each.attempt.id
-    key = dg.AssetKey(id_.step.asset)
-    made = dg.AssetMaterialization(key, partition=id_.group, description=each.message, metadata=each.metadata)
-    kind = dg.DagsterEventType.ASSET_MATERIALIZATION
-    writer.event(each.attempt, kind, each.message, StepMaterializationData(made))
+def materialize(writer: Writing, attempt: Attempt, message: str, metadata: Metadata) -> None:
+    """Write that the group of an attempt is materialized.
+
+    Parameters
+    ----------
+    writer
+        Writes it.
+    attempt
+        The attempt.
+    message
+        Why.
+    metadata
+        What the group's page shows.
+    """
+    key = dg.AssetKey(attempt.id.step.asset)
+    made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
+    writer.event(attempt, dg.DagsterEventType.ASSET_MATERIALIZATION, message, StepMaterializationData(made))
 
 
 def materialized(instance: dg.DagsterInstance, run: dg.DagsterRun, made: Sequence[dg.AssetMaterialization]) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import dagster as dg
-from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, StepMaterializationData
+from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt
-from cm_dagster.ledger.events import Metadata, note
+from cm_dagster.ledger.events import Metadata, materialize, note
 from cm_dagster.ledger.writing import writing
 from cm_dagster.policy.states import OVERRULED, State
 
@@ -33,10 +33,8 @@ def accept_by_hand(instance: dg.DagsterInstance, attempt: Attempt, message: str,
         If the attempt has not ended so.
     """
     _check(attempt, State.ACCEPTED)
-    key = dg.AssetKey(attempt.id.step.asset)
-    made = dg.AssetMaterialization(key, partition=attempt.id.group, description=message, metadata=metadata)
     with writing(instance, [attempt]) as writer:
-        writer.event(attempt, dg.DagsterEventType.ASSET_MATERIALIZATION, message, StepMaterializationData(made))
+        materialize(writer, attempt, message, metadata)
         crash_point("overrule.materialized")
         target = writer.flush().get(attempt.run_id) or checks.latest_made(instance, attempt)
         checks.follow(writer, attempt, target)

@@ -17,11 +17,7 @@ import dagster as dg
 import pytest
 import sqlalchemy as sa
 from dagster._core.errors import DagsterRunAlreadyExists
-from dagster._core.events import (
-    DagsterEvent,
-    JobFailureData,
-    RunFailureReason,
-)
+from dagster._core.events import DagsterEvent, JobFailureData, RunFailureReason
 from dagster_postgres import utils
 from dagster_postgres.utils import DagsterPostgresException
 

@@ -129,8 +129,7 @@ def make_scenario(
     so_far
         How often there was a death at each point already; the rarer ones are preferred.
     postgres
-        Whether Dagster's storage is PostgreSQL, unless hosts meet: one that pauses in a transaction would keep its rows
-        from the other, which is to live meanwhile.
+        Whether Dagster's storage is PostgreSQL, or SQLite.
     """
     chance = random.Random(seed)
     counts = so_far or Counter()
@@ -143,7 +142,6 @@ def make_scenario(
         point = chance.choice(_points())
         pause = {"points": [point], "how": int(signal.SIGSTOP)}
         events.insert(chance.randrange(len(events)), Event("duel", pause))
-        postgres = False
     return Scenario(tuple(events), postgres)
 
 

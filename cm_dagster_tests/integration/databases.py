@@ -38,9 +38,9 @@ def stock(database: Database) -> dict[str, Any]:
     return {"postgres": {"postgres_db": database.postgres_db}}
 
 
-def pooled(database: Database) -> dict[str, Any]:
-    """The block that takes ours."""
-    config = {"postgres_db": database.postgres_db}
+def pooled(database: Database, **params: str) -> dict[str, Any]:
+    """The block that takes ours; with further parameters of its connections."""
+    config = {"postgres_db": {**database.postgres_db, "params": params}}
     return {"custom": {"module": storage.__name__, "class": storage.PooledPostgresStorage.__name__, "config": config}}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from cm_dagster_tests.bench import life, poll, sites, soak, submission, tick, views
+from cm_dagster_tests.bench import life, poll, real, sites, soak, submission, tick, views
 from cm_dagster_tests.bench.plots import Drawn
 
 _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
@@ -24,9 +24,10 @@ _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "flight": life.bench_flight,
     "life-large": life.bench_large,
     "release": life.bench_release,
+    "real": real.bench,
     "soak": soak.bench,
 }
-_LONG = ("life-large", "release", "soak")
+_LONG = ("life-large", "real", "release", "soak")
 _WIDE = 240
 """Width of the tables in a file."""
 

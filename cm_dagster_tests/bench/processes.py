@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 
 from cm_dagster.testing.postgres import PostgresServer
 
-__all__ = ["Peaks", "Used", "command", "is_worker", "postmaster", "tree", "used"]
+__all__ = ["Peaks", "Used", "command", "is_worker", "machine", "postmaster", "tree", "used"]
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _EVERY = 1.0
@@ -44,6 +44,13 @@ def used(pid: int) -> Used:
     own = sum(int(field) for fields in found for field in fields[11:13])
     children = sum(int(field) for fields in found for field in fields[13:15])
     return Used(own / _TICKS, children / _TICKS)
+
+
+def machine() -> float:
+    """Measure the CPU seconds that all processes of the machine have used since it was started."""
+    kinds = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    user, nice, system, _, _, *interrupts = map(int, kinds[:7])
+    return sum([user, nice, system, *interrupts]) / _TICKS
 
 
 def tree(pid: int) -> list[int]:

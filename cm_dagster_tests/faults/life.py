@@ -28,6 +28,7 @@ from dagster._daemon.monitoring.run_monitoring import execute_run_monitoring_ite
 from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
 
 from cm_dagster import definitions
+from cm_dagster.assets import jobs
 from cm_dagster.assets import steps as step_assets
 from cm_dagster.control import finalize, judge
 from cm_dagster.control import site as sites
@@ -228,7 +229,8 @@ def _live(world: World, live: Callable[[Life], bool], death: Death | None) -> in
     prepare_site()
     vars(sensor_daemon)["is_under_min_interval"] = lambda *_: False  # a round is a tick of each
     # Waiting in a process is waiting in vain here: the clock moves between rounds alone.
-    vars(step_assets)["RETRY"] = dg.RetryPolicy(max_retries=0)
+    for module in (step_assets, jobs):
+        vars(module)["RETRY"] = dg.RetryPolicy(max_retries=0)
     vars(dispatch)["FIRST"] = 1  # so that most of a step's few groups get copies of an attempt, on PostgreSQL
     target = LoadableTargetOrigin(
         executable_path=sys.executable, module_name="cm_dagster.definitions", attribute="defs"

@@ -10,8 +10,8 @@ __all__ = ["sites"]
 
 sites = dg.AssetSpec(
     ASSET,
-    description="Each materialization is a change of a site's limits: who, when, why, and all that is set."
-    " Written by `cm limits set` and `cm limits reset`.",
+    description="Each materialization is a change of a site's limits, or a downtime: who, when, why, and all that is"
+    " set. Written by `cm limits set|reset` and `cm site stop|start`.",
     partitions_def=PARTITIONS,
     kinds={"site"},
 )

@@ -158,9 +158,9 @@ def check_daemon_environment(home: Path) -> Iterator[Finding]:
     """
     for environment in _daemons_here(home):
         if environment.get(_BACKFILLS) != "1":
-            text = f"the daemon runs without {_BACKFILLS}=1: a code server that restarts during a backfill"
+            text = f"the daemon runs without {_BACKFILLS}=1: a code server that restarts fails the backfills under way"
             advice = f"restart the daemon with {_BACKFILLS}=1 in its environment"
-            yield Finding("daemon", "warn", f"{text} would have its workflows cancelled", advice)
+            yield Finding("daemon", "warn", f"{text}; their attempts go on, but nothing more is launched", advice)
 
 
 def _daemons_here(home: Path) -> Iterator[dict[str, str]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cm_dagster.cli.output import console, json_option, state_text, table, write_json
-from cm_dagster.cli.setting import known_sites, ledger, site_specs
+from cm_dagster.cli.setting import known_sites, ledger, site_health
 from cm_dagster.errors import LedgerError
 from cm_dagster.policy.states import OPEN, GroupState
 
@@ -91,8 +91,7 @@ def _groups(instance: dg.DagsterInstance, campaign: str, step: str | None) -> li
     LedgerError
         If there is no such campaign, or it has no such step.
     """
-    from cm_dagster.control.health import read_sites
-    from cm_dagster.control.overview import groups_of, tick_of
+    from cm_dagster.control.overview import groups_of
     from cm_dagster.control.steps import load_boards
     from cm_dagster.ledger import campaigns
     from cm_dagster.ledger.attempts import index_of
@@ -103,8 +102,7 @@ def _groups(instance: dg.DagsterInstance, campaign: str, step: str | None) -> li
     if step is not None and step not in spec.steps:
         raise LedgerError(f"campaign {campaign} has no step {step!r}", advice=f"its steps: {', '.join(spec.order())}")
     board = load_boards(instance, [campaign])[0]
-    index, specs = index_of(instance), site_specs()
-    health = read_sites(instance, {site: tick_of(specs, site) for site in spec.sites})
+    index, health = index_of(instance), site_health(instance, campaign)
     steps = spec.order() if step is None else [step]
     decided = read_decided(instance, [StepId(campaign, name, site) for name in steps for site in spec.sites])
     return [each for name in steps for each in groups_of(board, name, index, health, decided)]

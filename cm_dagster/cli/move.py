@@ -9,7 +9,7 @@ import click
 
 from cm_dagster.cli.output import console, json_option, table, write_json
 from cm_dagster.cli.root import EXIT_FAILURE
-from cm_dagster.cli.setting import ledger, reason_option, user
+from cm_dagster.cli.setting import ledger, reason_option, site_health, user
 from cm_dagster.errors import LedgerError
 from cm_dagster.policy.states import GroupState
 
@@ -64,7 +64,7 @@ def move(
         from cm_dagster.control.steps import load_boards
         from cm_dagster.control.verbs import choose
 
-        chosen = choose(instance, campaign, step, names, states)
+        chosen = choose(instance, campaign, step, names, states, site_health(instance, campaign))
         plan = load_boards(instance, [campaign])[0].plans.get(step)
         chosen = [name for name in chosen if plan is None or not source or plan.group(name).site == source]
         if not chosen:

@@ -16,9 +16,20 @@ from cm_dagster.errors import CmError, LedgerError
 if TYPE_CHECKING:
     import dagster as dg
 
+    from cm_dagster.control.health import SiteHealth
     from cm_dagster.spec import Sites, SiteSpec
 
-__all__ = ["home_folder", "known_sites", "ledger", "reason_option", "site_named", "site_specs", "sites_option", "user"]
+__all__ = [
+    "home_folder",
+    "known_sites",
+    "ledger",
+    "reason_option",
+    "site_health",
+    "site_named",
+    "site_specs",
+    "sites_option",
+    "user",
+]
 
 _STORAGE_HINT = "`cm doctor` says what is wrong with the storage; if it was a restart of its database, try again"
 
@@ -147,3 +158,19 @@ def site_specs() -> Mapping[str, SiteSpec] | None:
         click.echo(f"limits are not shown, since the site file can't be read: {error}", err=True)
         known = None
     return known.sites if known else None
+
+
+def site_health(instance: dg.DagsterInstance, campaign: str) -> dict[str, SiteHealth]:
+    """Read the health of the sites of a campaign.
+
+    Raises
+    ------
+    LedgerError
+        If there is no such campaign.
+    """
+    from cm_dagster.control.health import read_sites
+    from cm_dagster.control.overview import tick_of
+    from cm_dagster.ledger import campaigns
+
+    specs, spec = site_specs(), campaigns.find(instance, campaign).spec
+    return read_sites(instance, {site: tick_of(specs, site) for site in spec.sites})

@@ -10,7 +10,7 @@ from cm_dagster.cli.group import group
 from cm_dagster.cli.move import move
 from cm_dagster.cli.output import console, json_option, table, write_json
 from cm_dagster.cli.root import EXIT_FAILURE
-from cm_dagster.cli.setting import ledger, user
+from cm_dagster.cli.setting import ledger, site_health, user
 from cm_dagster.errors import LedgerError
 from cm_dagster.policy.states import GroupState
 from cm_dagster.policy.verbs import Verb
@@ -108,7 +108,7 @@ def _act(
     from cm_dagster.control.verbs import Order, act, choose
 
     with ledger() as instance:
-        chosen = choose(instance, campaign, step, names, states)
+        chosen = choose(instance, campaign, step, names, states, site_health(instance, campaign))
         if not chosen:
             which = " or ".join(states)
             raise LedgerError(f"no group of {campaign}/{step} that was named is {which}", advice="cm group list")

@@ -154,7 +154,7 @@ def why_group_waits(floor: Floor, board: Board, step: str, group: str) -> str:
         own = found
     else:
         held = floor.decided(board, step).holds.get(group)
-        return f"it is held {held}; cm group release {board.name} {step} {group}" if held else ""
+        return f"it is held {held}; cm group release {board.name} {step} {group} --reason TEXT" if held else ""
     wait = wait_of(attempt) if attempt and floor.waits(attempt) else None
     before = takewhile(
         lambda other: (other.step, other.group) != (own.step, group), _waiting(floor, board, requests=True)

@@ -7,13 +7,14 @@ asked for while the daemon is away is not lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import dagster as dg
 
 from cm_dagster.control.deeds import Hand, Order
+from cm_dagster.control.health import SiteHealth
 from cm_dagster.control.overview import groups_of
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import Board, load_boards
@@ -43,7 +44,12 @@ class Result:
 
 
 def choose(
-    instance: dg.DagsterInstance, campaign: str, step: str, names: Sequence[str], states: Iterable[str] = ()
+    instance: dg.DagsterInstance,
+    campaign: str,
+    step: str,
+    names: Sequence[str],
+    states: Iterable[str] = (),
+    health: Mapping[str, SiteHealth] | None = None,
 ) -> list[str]:
     """Choose groups of a step by names, patterns and states; all that are given must fit.
 
@@ -59,6 +65,8 @@ def choose(
         Names of groups, or patterns with ``*``; none for any.
     states
         States of groups, of which one must fit; none for any.
+    health
+        Health of sites: what one that is away has in its hands is ``unknown`` here too, as people are shown it.
 
     Raises
     ------
@@ -67,7 +75,7 @@ def choose(
     """
     board = _board(instance, campaign, step)
     decided = read_decided(instance, [StepId(campaign, step, site) for site in board.campaign.spec.sites])
-    views = groups_of(board, step, index_of(instance), decided=decided)
+    views = groups_of(board, step, index_of(instance), health, decided)
     known = {each.group.name: each.state for each in views}
     for name in names:
         if not any(fnmatchcase(other, name) for other in known):

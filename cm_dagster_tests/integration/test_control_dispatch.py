@@ -415,7 +415,7 @@ def test_each_group_that_waits_says_why(rig: Rig) -> None:
     assert why(rig, "g0004").startswith("campaign camp is paused by anna since ")
     set_hold(rig.instance, rig.site.area, STEP1, "g0004", GroupHold("anna", "bad seeing", NOW))
     assert why(rig, "g0004") == (
-        "it is held by anna since 2001-09-09 01:46 UTC: bad seeing; cm group release camp step1 g0004"
+        "it is held by anna since 2001-09-09 01:46 UTC: bad seeing; cm group release camp step1 g0004 --reason TEXT"
     )
 
 

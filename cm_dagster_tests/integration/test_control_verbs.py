@@ -7,6 +7,7 @@ import pytest
 from cm_dagster.control.chain import chain
 from cm_dagster.control.collect import collect
 from cm_dagster.control.dispatch import wishes
+from cm_dagster.control.health import Silence, SiteHealth
 from cm_dagster.control.overview import overview
 from cm_dagster.control.steps import load_boards
 from cm_dagster.control.verbs import choose
@@ -17,7 +18,7 @@ from cm_dagster.plan.names import group_folder
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.states import GroupState, State
 from cm_dagster.policy.verbs import Verb
-from cm_dagster_tests.integration.ledger_rig import STEP1, Rig, open_launcher
+from cm_dagster_tests.integration.ledger_rig import SITE, STEP1, Rig, open_launcher
 from cm_dagster_tests.integration.verbs_rig import (
     Registry,
     cut_campaign,
@@ -56,6 +57,14 @@ def test_groups_are_chosen_by_name_pattern_and_state(step: Rig) -> None:
     assert chosen == ["g0000", "g0001", "g0002", "g0003", "g0005"]
     assert choose(step.instance, "camp", "step1", [], ["failed"]) == ["g0001", "g0004"]
     assert choose(step.instance, "camp", "step1", ["g000[0-3]"], ["failed", "running"]) == ["g0001", "g0002"]
+
+
+def test_groups_of_a_site_that_is_away_are_chosen_by_what_is_shown_of_them(step: Rig) -> None:
+    step.fail("g0001")
+    step.begin("g0002")
+    away = {SITE: SiteHealth(silence=Silence(1.0, "nothing is heard of it"))}
+    assert choose(step.instance, "camp", "step1", [], ["unknown"], away) == ["g0002"]
+    assert choose(step.instance, "camp", "step1", [], ["running"], away) == []
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
 from cm_dagster.ledger import events
 from cm_dagster.ledger.attempts import Attempt, read_attempt, read_attempts
-from cm_dagster.ledger.claims import BusyError, Claims
+from cm_dagster.ledger.claims import BusyError, Claims, unlock
 from cm_dagster.ledger.clock import SKEW
 from cm_dagster.ledger.moves import Moves
 from cm_dagster.ledger.refusal import show_former
@@ -93,7 +93,7 @@ def take(
     wanted
         The attempts by their runs, as they were read a moment ago; None for a run that is none.
     locks
-        Holds the locks of the groups.
+        Holds the locks of the groups; of those that are not taken they are let go.
     apart
         Deals with the errors of each: `BusyError` if somebody else works on the group; `LedgerError` if the attempt is
         not to be submitted, with the reason (it has been turned away if that is final).
@@ -122,7 +122,11 @@ def take(
             new = _claim(instance, attempt, claims)
             crash_point("claim.claimed")
             taken.append(Taken(attempt, claims, lock, new, attempt.id.folder(site.area)))
-    return _begin(instance, taken, apart, log)
+    begun = _begin(instance, taken, apart, log)
+    ours = {each.attempt.run_id for each in begun}
+    for run_id in held.keys() - ours:
+        unlock(held[run_id][1])
+    return begun
 
 
 def _begin(instance: dg.DagsterInstance, taken: Sequence[Taken], apart: Apart, log: logging.Logger) -> list[Taken]:

@@ -21,8 +21,8 @@ from cm_dagster.control.steps import Board, load_boards
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError
 from cm_dagster.ledger import campaigns, decisions, events
-from cm_dagster.ledger.attempts import Attempt, index_of
-from cm_dagster.ledger.claims import Claims
+from cm_dagster.ledger.attempts import Attempt, index_at
+from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.ledger.decisions import Answer, Follows, GroupDecision, GroupHold
 from cm_dagster.plan.groups import Group
 from cm_dagster.plan.names import group_folder
@@ -104,6 +104,8 @@ class _End:
         self._remember(decision, decision.action)
         try:
             return self._do(decision, decision.action)
+        except BusyError:
+            raise  # it is asked for again: nothing of the decision is lost
         except CmError as error:
             if error.transient:
                 raise
@@ -128,7 +130,8 @@ class _End:
         """Say which actions can't be carried out."""
         found: dict[Action, str] = {}
         with _noted(found, "rescue"):
-            attempts = index_of(self.instance).all_of(self.id.step, self.id.group)
+            index = index_at(self.instance, self.id.step, [self.id.group])
+            attempts = index.all_of(self.id.step, self.id.group)
             self.recipe = rescue_recipe(self.site, self.spec, attempts)
         with _noted(found, "accept"):
             quanta_of(self.site, self.spec, self.attempt)
@@ -196,7 +199,9 @@ class _End:
             by_rule=True,
             recipe=recipe.dump(number),
         )
-        latest = {group: attempt.run_id for group, attempt in index_of(self.instance).of_step(step).items()}
+        known = decisions.read_decided(self.instance, [step]).get(step.tag, decisions.Decided()).answers
+        index = index_at(self.instance, step, {self.id.group, *known})
+        latest = {group: attempt.run_id for group, attempt in index.of_step(step).items()}
         decisions.set_answer(self.instance, self.site.area, step, self.id.group, answer, latest)
 
     def _restart(self) -> None:

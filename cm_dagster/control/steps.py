@@ -126,8 +126,8 @@ def tell_of_plan(instance: dg.DagsterInstance, campaign: str, step: str, said: s
     instance.report_runless_asset_event(made)
 
 
-_PLANS: dict[tuple[str, str, str, int], Plan] = {}
-"""Plans by where and when they were made: a plan is read again only when its ``inputs`` asset was made again."""
+_PLANS: dict[tuple[str, str, str], tuple[int, Plan]] = {}
+"""The latest plans, with when they were made: one is read again only when its ``inputs`` asset was made again."""
 
 
 def load_boards(instance: dg.DagsterInstance, names: Iterable[str] | None = None) -> list[Board]:
@@ -165,13 +165,14 @@ def _board(
 
 
 def _plan(instance: dg.DagsterInstance, campaign: str, step: str, version: int) -> Plan | None:
-    key = (instance.root_directory, campaign, step, version)
-    if key not in _PLANS:
-        plan = load_plan(instance, campaign, step)
-        if plan is None:
-            return None
-        _PLANS[key] = plan
-    return _PLANS[key]
+    key = (instance.root_directory, campaign, step)
+    known = _PLANS.get(key)
+    if known is not None and known[0] == version:
+        return known[1]
+    plan = load_plan(instance, campaign, step)
+    if plan is not None:
+        _PLANS[key] = version, plan
+    return plan
 
 
 def accepted(index: AttemptIndex, step: StepId) -> dict[str, int]:

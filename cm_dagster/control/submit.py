@@ -9,7 +9,7 @@ twice or lost, also when a person terminates the attempt at any moment:
 4. look the workflow's name up at the WMS, and what an earlier try has left; found: adopt it. A look-up that failed
    is not "not found": the attempt waits;
 5. submit; an outcome that is not certain leads back to 4 in a later run;
-6. record the id beside the claim and on the run; ask again whether anybody wants it cancelled.
+6. record the id beside the claim and on the run; ask again whether anybody wants it cancelled; let go of the group.
 
 What fails by something that passes (the Butler away, the disk full) is not the attempt's fault: it waits, longer each
 time, and fails only when the site's patience has an end. What fails for good fails the attempt, with its cause.
@@ -39,7 +39,8 @@ from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError, LedgerError, WmsError
 from cm_dagster.ledger import campaigns, events
-from cm_dagster.ledger.attempts import index_of, read_attempt, read_attempts
+from cm_dagster.ledger.attempts import read_attempt, read_attempts, read_started
+from cm_dagster.ledger.claims import unlock
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import AttemptId, step_input
 from cm_dagster.plan.render import bps_config
@@ -112,14 +113,18 @@ class _Batch:
         """What is to be written onto runs."""
         self.told = time.monotonic()
         """When that was done last."""
+        self.held: dict[str, Taken] = {}
+        """Attempts whose groups are locked, by run."""
 
     def go(self, run_ids: Sequence[str]) -> Submission:
         queued = read_attempts(self.instance, run_ids)
         with ExitStack() as locks:
             wanted = {run_id: queued.get(run_id) for run_id in run_ids}
             taken = take(self.instance, self.site, wanted, locks, self._apart, self.log)
+            self.held = {each.attempt.run_id: each for each in taken}
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
             self._tell()
+            self._let_go(fresh.values())
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
             try:
@@ -127,6 +132,12 @@ class _Batch:
             finally:
                 self._tell()
         return self.done
+
+    def _let_go(self, unfinished: Iterable[Taken]) -> None:
+        """Let others work on the groups with which this run is done: those that are still to be sent may take hours."""
+        kept = {each.attempt.run_id for each in unfinished} | {each.attempt.run_id for each in self.sent}
+        for run_id in self.held.keys() - kept:
+            unlock(self.held.pop(run_id).lock)
 
     def put_off(self, run_ids: Iterable[str], error: OSError) -> Submission:
         """Let attempts wait, since the submit area can't be written or no process started."""
@@ -137,19 +148,24 @@ class _Batch:
 
     def _send(self, batch: Sequence[Prepared], fresh: Mapping[AttemptId, Taken]) -> None:
         """Submit what is prepared, and record how it went."""
-        left = [fresh[each.attempt] for each in batch]
+        left = {each.attempt: fresh[each.attempt] for each in batch}
+        self._let_go(left.values())
+
+        def meanwhile() -> None:
+            if self.sent and time.monotonic() - self.told > _SOON:
+                self._tell()
+            self._let_go(left.values())
+
         # The submitting processes hold the locks too: should this process die, nobody else begins before they end.
-        locks = [each.lock for each in fresh.values()]
+        locks = [each.lock for each in left.values()]
         try:
-            for result in self.site.submitter.submit(batch, pass_fds=locks):
-                one = fresh[result.attempt]
-                left.remove(one)
+            for result in self.site.submitter.submit(batch, pass_fds=locks, meanwhile=meanwhile):
+                one = left.pop(result.attempt)
                 with self._apart(result.attempt.workflow, one.attempt.run_id):
                     self._record_result(one, result)
-                if self.sent and time.monotonic() - self.told > _SOON:
-                    self._tell()
+                meanwhile()
         except OSError as error:  # what it has sent, if anything, the files of the tries and the WMS tell
-            self.put_off([one.attempt.run_id for one in left], error)
+            self.put_off([one.attempt.run_id for one in left.values()], error)
 
     @contextmanager
     def _apart(self, name: str, run_id: str) -> Iterator[None]:
@@ -223,7 +239,7 @@ class _Batch:
 
     def look_again(self, taken: Sequence[Taken]) -> dict[str, list[str]]:
         """Look once more for workflows that may have been submitted, in a list that must show others we know of."""
-        at_site = index_of(self.instance).open_at(self.site.name)
+        at_site = read_started(self.instance, self.site.name)
         settled = time.time() - self.site.spec.wms.settle
         known = [each.wms_id for each in at_site if each.state in _LISTED and each.sent and each.sent < settled]
         names = [each.attempt.id.workflow for each in taken]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -14,13 +14,23 @@ from pathlib import Path
 import dagster as dg
 
 from cm_dagster.ledger import tags
-from cm_dagster.ledger.rows import RunRow, changed_since, of_runs, read_run
+from cm_dagster.ledger.refusal import group_tag
+from cm_dagster.ledger.rows import RunRow, all_runs, of_runs, read_run, started, tagged, written_since
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.line import Latest
 from cm_dagster.policy.states import OPEN, SHOWN_AS, RunStatus, State
 
-__all__ = ["UNFINISHED", "Attempt", "AttemptIndex", "index_of", "read_attempt", "read_attempts"]
+__all__ = [
+    "UNFINISHED",
+    "Attempt",
+    "AttemptIndex",
+    "index_at",
+    "index_of",
+    "read_attempt",
+    "read_attempts",
+    "read_started",
+]
 
 UNFINISHED = [
     status
@@ -29,8 +39,11 @@ UNFINISHED = [
 ]
 """Statuses of runs that are not over."""
 
-_OVERLAP = timedelta(seconds=60)
-"""Changes are asked for from this long before the latest seen, since clocks of hosts differ and commits overtake."""
+_OVERLAP = timedelta(seconds=300)
+"""Changes are asked for from this long before the latest seen: clocks of hosts differ, and commits overtake.
+
+A write has the time at which it began, and may wait for another one for 90 s (see `cm_dagster.ledger.storage`).
+"""
 
 _BY_STATUS = {
     RunStatus.NOT_STARTED: State.QUEUED,
@@ -197,6 +210,12 @@ def read_attempts(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> dict[
     return {found.run_id: found for row in of_runs(instance, run_ids) if (found := _attempt(row))}
 
 
+def read_started(instance: dg.DagsterInstance, site: str) -> list[Attempt]:
+    """Read the attempts that are in a site's hands afresh, the oldest first."""
+    found = [attempt for row in started(instance) if (attempt := _attempt(row)) and attempt.id.step.site == site]
+    return sorted(found, key=lambda a: (a.created, a.id))
+
+
 _BEFORE = ("", State.QUEUED)
 
 
@@ -209,6 +228,8 @@ class AttemptIndex:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seen: datetime | None = None
+        self._written: dict[str, datetime] = {}
+        """When the runs were written that were written last."""
         self._by_run: dict[str, Attempt] = {}
         self._by_group: dict[tuple[str, str], dict[str, Attempt]] = defaultdict(dict)
         self._latest: dict[str, dict[str, Attempt]] = defaultdict(dict)
@@ -220,17 +241,36 @@ class AttemptIndex:
     def refresh(self, instance: dg.DagsterInstance) -> None:
         """Read what has changed since the last call."""
         with self._lock:
+            self._take(self._changed(instance))
+
+    def read_groups(self, instance: dg.DagsterInstance, step: StepId, groups: Iterable[str]) -> None:
+        """Read the attempts at some groups alone."""
+        with self._lock:
+            self._take(tagged(instance, tags.GROUP, [group_tag(step.tag, group) for group in groups]))
+
+    def _take(self, rows: Iterable[RunRow]) -> None:
+        for row in rows:
+            known = self._by_run.get(row.run_id)
+            if not (known and known.is_of(row)) and (attempt := _attempt(row)):
+                self._add(attempt)
+
+    def _changed(self, instance: dg.DagsterInstance) -> list[RunRow]:
+        """Read the runs that were written since the last call.
+
+        Not by their tags: Dagster's own PostgreSQL storage commits a run's tags for queries after the run, and a crash
+        between leaves these out for ever. What the run itself says of its tags is complete.
+        """
+        if self._seen is None:
+            rows = all_runs(instance)
+            written = {row.run_id: row.updated for row in rows}
+        else:
             # What was written while a clock was ahead must not hide what is written now.
             now = datetime.fromtimestamp(time.time(), UTC)
-            since = min(self._seen, now) - _OVERLAP if self._seen else None
-            # Not by their tags: Dagster's own PostgreSQL storage commits a run's tags for queries after the run, and a
-            # crash between leaves these out for ever. What the run itself says of its tags is complete.
-            rows = changed_since(instance, since)
-            for row in rows:
-                known = self._by_run.get(row.run_id)
-                if not (known and known.is_of(row)) and (attempt := _attempt(row)):
-                    self._add(attempt)
-            self._seen = max((row.updated for row in rows), default=self._seen)
+            written = written_since(instance, min(self._seen, now) - _OVERLAP)
+            rows = of_runs(instance, [run_id for run_id, when in written.items() if self._written.get(run_id) != when])
+        self._seen = max(written.values(), default=self._seen)
+        self._written = written
+        return rows
 
     def _add(self, attempt: Attempt) -> None:
         run_id = attempt.run_id
@@ -308,4 +348,16 @@ def index_of(instance: dg.DagsterInstance) -> AttemptIndex:
     """Give this process's index of an instance, up to date."""
     index = _INDEXES.setdefault(instance.root_directory, AttemptIndex())
     index.refresh(instance)
+    return index
+
+
+def index_at(instance: dg.DagsterInstance, step: StepId, groups: Iterable[str]) -> AttemptIndex:
+    """Give this process's index, up to date, if it has one; else one of the attempts at some groups of a step alone.
+
+    The process of a run does not live long enough for all attempts to be read.
+    """
+    if instance.root_directory in _INDEXES:
+        return index_of(instance)
+    index = AttemptIndex()
+    index.read_groups(instance, step, groups)
     return index

@@ -22,7 +22,7 @@ from cm_dagster.errors import LedgerError
 from cm_dagster.plan.names import GROUP
 from cm_dagster.services.shell import write_text
 
-__all__ = ["BusyError", "Claims", "all_claims"]
+__all__ = ["BusyError", "Claims", "all_claims", "unlock"]
 
 
 _CLAIM = re.compile(r"a[0-9]{2,}")
@@ -125,6 +125,17 @@ class Claims:
 
     def _path(self, number: int) -> Path:
         return self._claims / f"a{number:02d}"
+
+
+def unlock(lock: int) -> None:
+    """Let go of a group before `Claims.locked` ends, also for processes that have inherited the lock.
+
+    Parameters
+    ----------
+    lock
+        What `Claims.locked` gave.
+    """
+    fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def all_claims(folder: Path) -> Iterator[tuple[str, int, str]]:

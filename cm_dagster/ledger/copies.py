@@ -18,6 +18,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple
 
 import dagster as dg
@@ -27,7 +28,7 @@ from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.admission import attempt_tags
-from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of
+from cm_dagster.ledger.attempts import Attempt, AttemptIndex, index_of, read_attempts
 from cm_dagster.ledger.locks import one_writer
 from cm_dagster.ledger.moves import Moves
 from cm_dagster.ledger.writing import entry
@@ -38,6 +39,8 @@ __all__ = ["FIRST", "Copies", "Wish", "can_copy", "queue_copies"]
 
 FIRST = 5
 """Attempts of a step that Dagster is asked for at a time, as long as there is none to copy."""
+_MODELS = 5
+"""Attempts of a step that are looked at for one to copy."""
 _BEGUN = time.time()
 """When this process began."""
 _OF_LAUNCH = ("dagster/code_location", "dagster/partition_set", "dagster/sensor_name")
@@ -96,7 +99,7 @@ def queue_copies(instance: dg.DagsterInstance, site: str, wishes: Sequence[Wish]
     with one_writer(instance, f"attempts/{site}"):  # two daemons by mistake: the other one sees what this one makes
         index, moves = index_of(instance), Moves(instance)
         for step, own in by_step.items():
-            if model := _model(index, step):
+            if model := _model(instance, index, step):
                 made = [wish for wish in own if _makes_sense(index, moves, wish.id)]
                 _write(instance, model, made)
                 copies.made.extend(made)
@@ -104,9 +107,12 @@ def queue_copies(instance: dg.DagsterInstance, site: str, wishes: Sequence[Wish]
     return copies
 
 
-def _model(index: AttemptIndex, step: StepId) -> Attempt | None:
-    """Find an attempt that Dagster, or this module, has made of a request of the dispatcher."""
-    return next((attempt for attempt in list(index.of_step(step).values()) if _is_model(attempt, step)), None)
+def _model(instance: dg.DagsterInstance, index: AttemptIndex, step: StepId) -> Attempt | None:
+    """Find an attempt that Dagster, or this module, has made of a request of the dispatcher, and nobody has deleted."""
+    newest = reversed(list(index.of_step(step).values()))
+    known = list(islice((attempt for attempt in newest if _is_model(attempt, step)), _MODELS))
+    there = read_attempts(instance, [attempt.run_id for attempt in known])
+    return next((attempt for attempt in known if attempt.run_id in there), None)
 
 
 def _is_model(attempt: Attempt, step: StepId) -> bool:

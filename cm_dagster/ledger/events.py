@@ -21,7 +21,7 @@ from cm_dagster.crashpoints import crash_point
 from cm_dagster.ledger import checks, tags
 from cm_dagster.ledger.attempts import Attempt, read_attempt
 from cm_dagster.ledger.checks import Check
-from cm_dagster.ledger.rows import runs_with
+from cm_dagster.ledger.rows import last_events
 from cm_dagster.ledger.writing import Writing, entry, writing
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import HUMAN, State, is_allowed
@@ -82,7 +82,7 @@ def ask_cancel(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str) -
 
 def cancel_asked(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> set[str]:
     """Say which of some runs anybody asked to terminate, by the event log (their status may have been overwritten)."""
-    return runs_with(instance, run_ids, [dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED])
+    return set(last_events(instance, run_ids, [dg.DagsterEventType.RUN_CANCELING, dg.DagsterEventType.RUN_CANCELED]))
 
 
 @dataclass(frozen=True)
@@ -193,9 +193,10 @@ def accept(instance: dg.DagsterInstance, *accepted: Acceptance) -> None:
     """
     run_ids = [each.attempt.run_id for each in accepted]
     with writing(instance, [each.attempt for each in accepted]) as writer:
-        done = runs_with(instance, run_ids, [dg.DagsterEventType.ASSET_MATERIALIZATION])
+        made_or_begun = [dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.RUN_START]
+        last = last_events(instance, run_ids, made_or_begun)  # a restarted attempt is accepted once more
         for each in accepted:
-            if each.attempt.run_id not in done:
+            if last.get(each.attempt.run_id) is not dg.DagsterEventType.ASSET_MATERIALIZATION:
                 materialize(writer, each.attempt, each.message, each.metadata)
                 crash_point("accept.materialized")
         made = writer.flush()

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import dagster as dg
 import sqlalchemy as sa
 from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
-from dagster._core.storage.runs.schema import RunsTable
+from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._serdes import deserialize_value
 
-__all__ = ["RunRow", "changed_since", "of_runs", "read_run", "runs_with"]
+__all__ = ["RunRow", "all_runs", "last_events", "of_runs", "read_run", "started", "tagged", "written_since"]
 
 _RUNS = 8192
 """Runs whose deserialised form a process keeps: more than are open at a time (6 kB each)."""
+_VALUES = 5000
+"""Most values in one statement: older SQLite versions take only so many."""
 _COLUMNS = (
     RunsTable.c.run_id,
     RunsTable.c.status,
@@ -73,31 +75,65 @@ def read_run(body: str, status: str) -> dg.DagsterRun:
 
 def of_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> list[RunRow]:
     """Read some runs; those that do not exist are left out."""
-    return _read(instance, RunsTable.c.run_id.in_(run_ids)) if run_ids else []
+    return [
+        row
+        for first in range(0, len(run_ids), _VALUES)
+        for row in _read(instance, RunsTable.c.run_id.in_(run_ids[first : first + _VALUES]))
+    ]
 
 
-def changed_since(instance: dg.DagsterInstance, since: datetime | None) -> list[RunRow]:
-    """Read the runs that were written after a time; all of them without one."""
-    if since is None:
-        return _read(instance)
-    return _read(instance, RunsTable.c.update_timestamp > since.astimezone(UTC).replace(tzinfo=None))
+def all_runs(instance: dg.DagsterInstance) -> list[RunRow]:
+    """Read all runs."""
+    return _read(instance)
 
 
-def runs_with(instance: dg.DagsterInstance, run_ids: Iterable[str], kinds: Collection[dg.DagsterEventType]) -> set[str]:
-    """Say which of some runs have an event of any of some kinds."""
+def written_since(instance: dg.DagsterInstance, since: datetime) -> dict[str, datetime]:
+    """Tell which runs were written after a time, and when: by their ids, without reading them."""
+    storage: Any = instance.run_storage
+    columns = RunsTable.c.run_id, RunsTable.c.update_timestamp
+    later = RunsTable.c.update_timestamp > since.astimezone(UTC).replace(tzinfo=None)
+    rows = storage.fetchall(sa.select(*columns).where(later))
+    return {row["run_id"]: row["update_timestamp"].replace(tzinfo=UTC) for row in rows}
+
+
+def started(instance: dg.DagsterInstance) -> list[RunRow]:
+    """Read the runs that are under way."""
+    return _read(instance, RunsTable.c.status == dg.DagsterRunStatus.STARTED.value)
+
+
+def tagged(instance: dg.DagsterInstance, tag: str, values: Sequence[str]) -> list[RunRow]:
+    """Read the runs that have a tag with any of some values."""
+    own = sa.select(RunTagsTable.c.run_id).where(RunTagsTable.c.key == tag, RunTagsTable.c.value.in_(values))
+    return _read(instance, RunsTable.c.run_id.in_(own)) if values else []
+
+
+def last_events(
+    instance: dg.DagsterInstance, run_ids: Iterable[str], kinds: Collection[dg.DagsterEventType]
+) -> dict[str, dg.DagsterEventType]:
+    """Say of which kind the latest event of some runs is, of all of some kinds; runs without any are left out."""
     wanted = list(run_ids)
-    if not wanted:
-        return set()
     log: Any = instance.event_log_storage
     if not getattr(log, "postgres_url", None):  # on SQLite each run has a file of its own
-        return {
-            run_id for run_id in wanted if instance.get_records_for_run(run_id, of_type=set(kinds), limit=1).records
-        }
-    names = [kind.value for kind in kinds]
-    column = SqlEventLogStorageTable.c
-    query = sa.select(column.run_id).where(column.run_id.in_(wanted), column.dagster_event_type.in_(names)).distinct()
+        found = {run_id: _last_event(instance, run_id, kinds) for run_id in wanted}
+        return {run_id: kind for run_id, kind in found.items() if kind}
+    if not wanted:
+        return {}
+    column, names = SqlEventLogStorageTable.c, [kind.value for kind in kinds]
+    query = (
+        sa.select(column.run_id, column.dagster_event_type)
+        .where(column.run_id.in_(wanted), column.dagster_event_type.in_(names))
+        .group_by(column.run_id, column.dagster_event_type)
+        .order_by(sa.func.max(column.id))
+    )
     with log.index_connection() as connection:
-        return set(connection.execute(query).scalars())
+        return {run_id: dg.DagsterEventType(kind) for run_id, kind in connection.execute(query)}  # the last one stays
+
+
+def _last_event(
+    instance: dg.DagsterInstance, run_id: str, kinds: Collection[dg.DagsterEventType]
+) -> dg.DagsterEventType | None:
+    records = instance.get_records_for_run(run_id, of_type=set(kinds), limit=1, ascending=False).records
+    return records[0].event_log_entry.dagster_event_type if records else None
 
 
 def _read(instance: dg.DagsterInstance, *where: sa.ColumnElement[bool]) -> list[RunRow]:

@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from functools import wraps
 from typing import Any, Self
@@ -35,7 +35,7 @@ from dagster._core.events import (
 )
 from dagster._core.storage.base_storage import DagsterStorage
 from dagster._core.storage.config import pg_config
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.event_log.schema import AssetKeyTable, SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable
 from dagster._serdes import ConfigurableClass, ConfigurableClassData
 from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
@@ -67,17 +67,31 @@ _CONNECT: dict[str, Any] = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
-    # The same on the server's side; and one that is suspended in a transaction keeps its rows from others for a minute.
-    "options": "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
-    " -c idle_in_transaction_session_timeout=60s",
 }
+_OPTIONS = " ".join(
+    f"-c {setting}"
+    for setting in (
+        # The same on the server's side.
+        "tcp_keepalives_idle=30",
+        "tcp_keepalives_interval=10",
+        "tcp_keepalives_count=3",
+        # A host that is suspended in a transaction keeps its rows from others for a minute, and nobody waits for long.
+        "idle_in_transaction_session_timeout=60s",
+        "lock_timeout=90s",
+        # Times are written with their zone into columns without one, and are read as UTC.
+        "timezone=UTC",
+    )
+)
+"""Settings of a connection at the server."""
 
 
 class _Pool:
     """What all instances of a process share that use one database."""
 
     def __init__(self, url: str, token_provider: PgTokenProvider | None) -> None:
-        arguments = {**_CONNECT, **sa.make_url(url).query}
+        own = sa.make_url(url)
+        options = " ".join([_OPTIONS, *own.normalized_query.get("options", ())])  # of two settings the later one holds
+        arguments = {**_CONNECT, **own.query, "options": options}
         self.engine = create_pg_engine(
             url,
             token_provider,
@@ -171,6 +185,22 @@ class _Pooled:
         held: sa.Connection | None = getattr(self._pool.held, "connection", None)
         return nullcontext(held) if held is not None else create_pg_connection(self._engine)
 
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        """Make one transaction of what this thread writes within, whatever part of the storage; or be part of one."""
+        held = self._pool.held
+        if getattr(held, "connection", None) is not None:
+            yield held
+            return
+        with create_pg_connection(self._engine) as connection:
+            connection.execution_options(isolation_level="READ COMMITTED")  # until it goes back to the pool
+            with connection.begin():
+                held.connection, held.locked = connection, set()
+                try:
+                    yield held
+                finally:
+                    held.connection = None
+
     def optimize_for_webserver(self, statement_timeout: int, *_: int, **__: int) -> None:
         """Limit the time of statements; the pool is there already."""
         self._pool.limit(statement_timeout)
@@ -222,12 +252,7 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
         run_ids
             Runs whose rows are locked first, so that their writers queue for them.
         """
-        held = self._pool.held
-        with ExitStack() as stack:
-            if getattr(held, "connection", None) is None:
-                held.connection = stack.enter_context(self._begun())
-                stack.callback(setattr, held, "connection", None)
-                held.locked = set()
+        with self._transaction() as held:
             new = set(run_ids) - held.locked
             if new:
                 held.locked |= new
@@ -235,13 +260,6 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
                 rows = sa.select(RunsTable.c.id).where(RunsTable.c.run_id.in_(new)).order_by(RunsTable.c.id)
                 held.connection.execute(rows.with_for_update())
             yield
-
-    @contextmanager
-    def _begun(self) -> Iterator[sa.Connection]:
-        with create_pg_connection(self._engine) as connection:
-            connection.execution_options(isolation_level="READ COMMITTED")  # until it goes back to the pool
-            with connection.begin():
-                yield connection
 
     def add_run(self, dagster_run: dg.DagsterRun) -> dg.DagsterRun:
         """Write a run with its tags."""
@@ -278,6 +296,16 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
     """The event log."""
 
+    def store_event(self, event: dg.EventLogEntry) -> None:
+        """Write an event."""
+        with self._in_turn([event]):
+            super().store_event(event)
+
+    def store_event_batch(self, events: Sequence[dg.EventLogEntry]) -> None:
+        """Write events of one kind."""
+        with self._in_turn(events):
+            super().store_event_batch(events)
+
     def store_many(self, entries: Sequence[dg.EventLogEntry]) -> list[int]:
         """Write events of any kind in one statement, and what follows from them for assets and checks.
 
@@ -296,7 +324,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         insert = sa.insert(SqlEventLogStorageTable).returning(
             SqlEventLogStorageTable.c.id, sort_by_parameter_order=True
         )
-        with self.index_transaction() as connection:
+        with self._in_turn(entries), self.index_transaction() as connection:
             ids = list(connection.execute(insert, [self._event_to_row(each) for each in entries]).scalars())
             written = list(zip(entries, ids, strict=True))
             for each, id_ in written:
@@ -308,6 +336,25 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             for key in sorted(latest):  # in order, as runs are locked
                 self._store_asset_event(connection, *latest[key])
         return ids
+
+    @contextmanager
+    def _in_turn(self, entries: Sequence[dg.EventLogEntry]) -> Iterator[None]:
+        """Let writers of events of an asset take turns, so that no event is seen after one with a higher id.
+
+        Dagster's cache of partitions, and sensors with a cursor, only ever ask for what has come after the last id.
+        """
+        keys = {
+            event.asset_key.to_string()
+            for each in entries
+            if (event := each.dagster_event) and event.event_type in ASSET_EVENTS and event.asset_key
+        }
+        if not keys:
+            yield
+            return
+        with self._transaction() as held:
+            rows = sa.select(AssetKeyTable.c.id).where(AssetKeyTable.c.asset_key.in_(keys))
+            held.connection.execute(rows.order_by(AssetKeyTable.c.asset_key).with_for_update())
+            yield
 
 
 @_remember("has_built_index", "has_instigators_table", "has_secondary_index_table")

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -230,7 +230,13 @@ class Submitter:
         write_text(paths.script, self.script(stack, ["bps", "submit", str(paths.config)]))
         return Prepared(attempt, paths, stack, str(config["pipelineYaml"]))
 
-    def submit(self, batch: Sequence[Prepared], *, pass_fds: Sequence[int] = ()) -> Iterator[SubmitResult]:
+    def submit(
+        self,
+        batch: Sequence[Prepared],
+        *,
+        pass_fds: Sequence[int] = (),
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Iterator[SubmitResult]:
         """Submit attempts and yield how each ended, as it ends; each attempt exactly once.
 
         Parameters
@@ -239,6 +245,8 @@ class Submitter:
             What `prepare` gave.
         pass_fds
             File descriptors (locks) that the submitting processes keep open as long as one of them lives.
+        meanwhile
+            Is called about once a second while attempts are being submitted.
 
         Yields
         ------
@@ -250,16 +258,18 @@ class Submitter:
         OSError
             If files can't be written or no process can be started; of attempts without a result, their files tell.
         """
-        with contextlib.closing(self._submit(batch, pass_fds)) as results:
+        with contextlib.closing(self._submit(batch, pass_fds, meanwhile)) as results:
             for result in results:
                 yield self._unless_full(result)
 
-    def _submit(self, batch: Sequence[Prepared], pass_fds: Sequence[int]) -> Generator[SubmitResult]:
+    def _submit(
+        self, batch: Sequence[Prepared], pass_fds: Sequence[int], meanwhile: Callable[[], object]
+    ) -> Generator[SubmitResult]:
         if self.site.submit.method == "plain":
-            yield from self._submit_plain(batch, pass_fds)
+            yield from self._submit_plain(batch, pass_fds, meanwhile)
             return
         for _, same in itertools.groupby(sorted(batch, key=_stack_key), key=_stack_key):
-            yield from self._submit_batch(list(same), pass_fds)
+            yield from self._submit_batch(list(same), pass_fds, meanwhile)
 
     def _unless_full(self, result: SubmitResult) -> SubmitResult:
         """Blame no attempt for what fails in as many ways as there are programs: a disk that can't be written."""
@@ -278,7 +288,9 @@ class Submitter:
 
     # ------------------------------------------------------------------------------------------------ one by one
 
-    def _submit_plain(self, batch: Sequence[Prepared], pass_fds: Sequence[int]) -> Iterator[SubmitResult]:
+    def _submit_plain(
+        self, batch: Sequence[Prepared], pass_fds: Sequence[int], meanwhile: Callable[[], object]
+    ) -> Iterator[SubmitResult]:
         """Run ``bps submit`` for each attempt, some at a time."""
         waiting = list(reversed(batch))
         running: dict[int, tuple[Prepared, subprocess.Popen[bytes], float]] = {}
@@ -298,6 +310,7 @@ class Submitter:
                         del running[pid]
                         result = _read_log(one.attempt, one.paths, code=process.returncode, wall=wall)
                         yield self._too_late(result) if late else result
+                meanwhile()
                 time.sleep(0.05)
         finally:
             for _, process, _ in running.values():
@@ -311,7 +324,9 @@ class Submitter:
 
     # ---------------------------------------------------------------------------------------------- as one batch
 
-    def _submit_batch(self, batch: Sequence[Prepared], pass_fds: Sequence[int]) -> Iterator[SubmitResult]:
+    def _submit_batch(
+        self, batch: Sequence[Prepared], pass_fds: Sequence[int], meanwhile: Callable[[], object]
+    ) -> Iterator[SubmitResult]:
         """Run the batch submitter for attempts of one stack."""
         folder = self._write_batch(batch)
         left = {one.attempt.workflow: one for one in batch}
@@ -320,7 +335,7 @@ class Submitter:
         with errors.open("wb") as stderr:
             process = spawn(folder / "batch.sh", stdout=subprocess.PIPE, stderr=stderr, pass_fds=pass_fds)
         try:
-            for event in _lines(process, time.monotonic() + self._deadline(len(batch))):
+            for event in _lines(process, time.monotonic() + self._deadline(len(batch)), meanwhile):
                 ready = True
                 if event["event"] == "group":
                     one = left.pop(event["name"])
@@ -379,14 +394,17 @@ def _stack_key(one: Prepared) -> str:
     return one.stack.model_dump_json()
 
 
-def _lines(process: subprocess.Popen[bytes], deadline: float) -> Iterator[dict[str, Any]]:
+def _lines(
+    process: subprocess.Popen[bytes], deadline: float, meanwhile: Callable[[], object]
+) -> Iterator[dict[str, Any]]:
     """Yield the JSON lines that a process prints, until it closes its output or the deadline passes."""
     assert process.stdout is not None
     buffer = b""
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
         while (left := deadline - time.monotonic()) > 0:
-            if not selector.select(left):
+            if not selector.select(min(left, 1.0)):
+                meanwhile()
                 continue
             if not (chunk := os.read(process.stdout.fileno(), 65536)):
                 return

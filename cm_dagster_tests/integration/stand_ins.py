@@ -112,9 +112,16 @@ class ScriptedSubmitter(Submitter):
         self.submissions: Counter[str] = Counter()
         self.locks: list[int] = []
 
-    def submit(self, batch: Sequence[Prepared], *, pass_fds: Sequence[int] = ()) -> Iterator[SubmitResult]:
+    def submit(
+        self,
+        batch: Sequence[Prepared],
+        *,
+        pass_fds: Sequence[int] = (),
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Iterator[SubmitResult]:
         self.locks = list(pass_fds)
         for one in batch:
+            meanwhile()
             self.submissions[one.attempt.workflow] += 1
             yield (self.turns.pop(0) if self.turns else self.well)(one)
 

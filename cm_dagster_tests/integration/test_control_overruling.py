@@ -13,7 +13,7 @@ from cm_dagster.control.chain import chain
 from cm_dagster.control.dispatch import wishes
 from cm_dagster.control.steps import accepted, collected_key, load_boards
 from cm_dagster.errors import LedgerError
-from cm_dagster.ledger import campaigns, decisions, tags
+from cm_dagster.ledger import campaigns, decisions, events, tags
 from cm_dagster.ledger.attempts import index_of
 from cm_dagster.ledger.claims import Claims
 from cm_dagster.ledger.decisions import GroupHold
@@ -226,6 +226,21 @@ def test_a_rejected_group_may_be_accepted_again(step: Rig, registry: Registry) -
     assert shown(step) == "MATERIALIZED"
     done(step, Verb.REJECT)
     assert shown(step) == "FAILED"
+
+
+def test_what_is_accepted_after_a_rejection_and_a_restart_is_materialized_again_once(step: Rig) -> None:
+    run_id = step.accept("g0000")
+    done(step, Verb.REJECT)
+    step.wms.set("1", WmsState.FAILED)
+    done(step, Verb.RESTART)
+    for _ in range(2):
+        events.accept(step.instance, events.Acceptance(step.attempt(run_id), "better", {}))
+    made = step.instance.fetch_materializations(dg.AssetKey(STEP1.asset), limit=10).records
+    assert [str(each.asset_materialization.description) for each in made if each.asset_materialization] == [
+        "better",
+        "good",
+    ]
+    assert shown(step) == "MATERIALIZED"
 
 
 def test_a_step_is_collected_anew_after_a_rejection(step: Rig, registry: Registry) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -13,9 +14,11 @@ from cm_dagster.control.dispatch import wishes
 from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.steps import load_boards
 from cm_dagster.crashpoints import set_crash_hook
-from cm_dagster.ledger import campaigns, tags
+from cm_dagster.ledger import attempts, campaigns, tags
 from cm_dagster.ledger.attempts import index_of
+from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.ledger.decisions import decisions_on, read_taken
+from cm_dagster.plan.names import group_folder
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.judge import Outcome
 from cm_dagster.policy.rules import Fault, Taken
@@ -223,6 +226,16 @@ def test_a_restart_leaves_the_attempt_open(rig: Rig) -> None:
     assert rig.wms.asked["restart"] == 1
 
 
+def test_a_rule_waits_for_a_group_that_somebody_else_works_on(rig: Rig) -> None:
+    open_campaign(rig, {"name": "stars", "text": "no stars", "action": "restart", "per_group": 1})
+    run_id = rig.begin("g0000", state=State.ENDED)
+    rig.wms.set("1", WmsState.FAILED)
+    with Claims(group_folder(rig.site.area, STEP1, "g0000")).locked(), pytest.raises(BusyError):
+        ends(rig, run_id)
+    assert rig.state(run_id) is State.ENDED
+    assert ends(rig, run_id) is Outcome.RESTART
+
+
 def test_a_restart_that_the_wms_refuses_fails_with_the_reason(rig: Rig) -> None:
     open_campaign(rig, {"name": "stars", "text": "no stars", "action": "restart"})
     run_id = rig.begin("g0000", state=State.ENDED)
@@ -255,6 +268,21 @@ def test_a_pipeline_that_is_not_there_stops_the_step(rig: Rig) -> None:
     assert rig.state(run_id) is State.FAILED
     assert "the pipeline file /nope/DRP.yaml does not exist" in rig.end_message(run_id)
     assert campaigns.find(rig.instance, "camp").pause("step1") is not None
+
+
+def test_a_submission_that_fails_reads_no_other_groups(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process of a run has no index, and does not live long enough to read tens of thousands of attempts."""
+    open_campaign(rig, {"name": "again", "text": "pipeline", "action": "retry"})
+    for group in ("g0001", "g0002"):
+        fails(rig, group)
+    run_id = rig.queue("g0000")
+    monkeypatch.setattr(attempts, "_INDEXES", {})
+    monkeypatch.setattr(attempts, "all_runs", Mock(side_effect=AssertionError))
+    rig.submitter.turns = [rig.submitter.shaky, rig.submitter.bad]
+    rig.submit(run_id)
+    rig.submit(run_id)
+    assert rig.state(run_id) is State.FAILED
+    assert decided(rig).answers["g0000"].verb == "retry"
 
 
 def test_what_did_not_pass_for_long_is_no_case_for_the_rules_on_what_passes(rig: Rig) -> None:

@@ -1,18 +1,21 @@
-"""Submissions that fail by what passes: they wait, longer each time, and say so; a full disk fails nothing."""
+"""Submissions that fail by what passes wait, longer each time, and say so; nobody waits for more than he must."""
 
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import NoReturn
 
 import pytest
 
+from cm_dagster.control import submit as submitting
 from cm_dagster.control.queue import batches
 from cm_dagster.control.waiting import wait_of
-from cm_dagster.ledger.claims import Claims
+from cm_dagster.ledger.claims import BusyError, Claims
 from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import State
+from cm_dagster.services.submitter import Prepared, SubmitResult
 from cm_dagster_tests.integration.conftest import Clock
 from cm_dagster_tests.integration.ledger_rig import STEP1, SUBMIT, Rig
 from cm_dagster_tests.integration.test_control_submit import name
@@ -33,6 +36,23 @@ def waiting(step: Rig, run_id: str) -> Wait:
     found = wait_of(step.attempt(run_id))
     assert found is not None
     return found
+
+
+def test_a_group_is_free_as_soon_as_its_run_knows_its_workflow(step: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitting, "_SOON", 0.0)
+    runs = [step.queue(f"g000{n}") for n in range(3)]
+    free: list[str] = []
+
+    def look(one: Prepared) -> SubmitResult:
+        for group in ("g0000", "g0001", "g0002"):
+            with suppress(BusyError), Claims(group_folder(step.site.area, STEP1, group)).locked():
+                free.append(group)
+        assert step.state(runs[0]) is State.SUBMITTED
+        return step.submitter.well(one)
+
+    step.submitter.turns = [step.submitter.well, look]
+    assert step.submit(*runs).submitted == 3
+    assert free == ["g0000"]
 
 
 def test_a_transient_failure_waits_longer_each_time(step: Rig, clock: Clock) -> None:

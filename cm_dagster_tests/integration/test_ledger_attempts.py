@@ -8,6 +8,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import DagsterEvent
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 
 from cm_dagster.ledger import attempts as module
@@ -75,7 +76,6 @@ def test_kept_up_to_date_it_tells_what_a_fresh_one_does(rig: Rig, seed: int, mon
 
 
 def test_a_refresh_reads_what_has_changed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_OVERLAP", timedelta(0))
     index = AttemptIndex()
     runs = [rig.queue(f"g000{n}") for n in range(4)]
     index.refresh(rig.instance)
@@ -104,6 +104,17 @@ def test_what_was_written_while_a_clock_was_ahead_does_not_hide_what_comes_after
     other = rig.queue("g0001")
     index.refresh(rig.instance)
     assert {attempt.run_id for attempt in index.open_at(SITE)} == {run_id, other}
+
+
+def test_what_is_committed_late_is_seen(rig: Rig) -> None:
+    """A write has the time at which it began, and may have waited for another one since."""
+    run_id = rig.queue("g0000")
+    index = AttemptIndex()
+    index.refresh(rig.instance)
+    event = DagsterEvent(dg.DagsterEventType.RUN_CANCELING.value, STEP1.job)
+    rig.instance.run_storage.handle_run_event(run_id, event, datetime.now(UTC) - timedelta(seconds=150))
+    index.refresh(rig.instance)
+    assert index.of_step(STEP1)["g0000"].state is State.CANCELLING
 
 
 def test_an_attempt_whose_tags_are_not_in_the_table_for_queries_is_seen(rig: Rig) -> None:

@@ -163,6 +163,20 @@ def test_what_makes_no_sense_any_more_is_dealt_with_without_a_run(rig: Rig, case
     assert len(runs_at(rig, "g0001")) == before
 
 
+def test_a_model_that_was_deleted_stops_nothing(rig: Rig) -> None:
+    first, second = model(rig), model(rig, "g0001")
+    for run_id, made in ((second, ["g0002"]), (first, ["g0003"])):
+        assert index_of(rig.instance).of_step(STEP1)  # which never hears of a deletion
+        events.cancelled(rig.instance, run_id, "not wanted", swept=True)
+        rig.instance.delete_run(run_id)
+        copies = queue_copies(rig.instance, SITE, [wish(group) for group in made])
+        assert [each.id.group for each in copies.made] == made
+    for run in rig.instance.get_runs():
+        events.cancelled(rig.instance, run.run_id, "not wanted", swept=True)
+        rig.instance.delete_run(run.run_id)
+    assert queue_copies(rig.instance, SITE, [wish("g0004")]) == ([], [])  # Dagster is asked for it
+
+
 def test_a_group_that_failed_gets_its_next_attempt(rig: Rig) -> None:
     model(rig)
     rig.fail("g0001")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -341,44 +340,6 @@ def test_a_write_that_a_restart_interrupts_fails_as_a_whole(
             with pytest.raises(sa.exc.OperationalError):
                 instance.add_run_tags("run", {"color": "blue"})
         assert tags_of(instance) == {"color": "red"}
-
-
-HOLD = """
-import os, signal, sys
-import dagster as dg, sqlalchemy as sa
-with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
-    try:
-        with instance.run_storage.one_transaction("run"):
-            instance.add_run_tags("run", {"color": "blue"})
-            os.kill(os.getpid(), signal.SIGSTOP)
-            instance.add_run_tags("run", {"size": "9"})
-    except sa.exc.OperationalError as error:
-        print(error)
-    instance.add_run_tags("run", {"late": "yes"})
-"""
-
-
-def test_a_host_that_is_suspended_in_a_transaction_keeps_its_rows_for_a_while(
-    database: Database, tmp_path: Path
-) -> None:
-    block = pooled(database, options="-c idle_in_transaction_session_timeout=1s")
-    with opened(tmp_path / "ours", block) as instance:
-        add_run(instance, color="red")
-        holder = start(HOLD, str(tmp_path / "ours" / "dagster_home"))
-        assert os.WIFSTOPPED(os.waitpid(holder.pid, os.WUNTRACED)[1])
-        instance.add_run_tags("run", {"color": "green"})
-        holder.send_signal(signal.SIGCONT)
-        said, _ = holder.communicate()
-        assert "server closed the connection" in said
-        assert holder.returncode == 0
-        assert tags_of(instance) == {"color": "green", "late": "yes"}
-
-
-def test_the_server_ends_sessions_of_hosts_that_are_suspended_or_gone(instance: dg.DagsterInstance) -> None:
-    names = ("idle_in_transaction_session_timeout", "tcp_keepalives_idle", "tcp_keepalives_interval")
-    with engine_of(instance).connect() as connection:
-        found = [connection.execute(sa.text(f"SHOW {name}")).scalar() for name in names]
-    assert found == ["1min", "30", "10"]
 
 
 def test_a_forked_child_has_its_own_connections(instance: dg.DagsterInstance, tmp_path: Path) -> None:

@@ -204,6 +204,17 @@ def test_killed_batch_leaves_a_truthful_result_for_all(tmp_path: Path) -> None:
     assert bench.sent() == ["g0000", "g0002"]
 
 
+def test_while_groups_are_being_submitted_the_caller_can_do_other_things(bench: Bench) -> None:
+    batch = [bench.prepare(0, building="sleep")]
+
+    def meanwhile() -> None:
+        if found := bench.processes():
+            os.kill(found[-1], signal.SIGKILL)
+
+    (result,) = bench.submitter.submit(batch, meanwhile=meanwhile)
+    assert result.outcome is not SUBMITTED
+
+
 def test_stopped_batch_kills_what_has_sent_nothing(tmp_path: Path) -> None:
     bench = Bench(tmp_path, parallel=1)
     batch = [bench.prepare(0, building="sleep"), bench.prepare(1)]
@@ -268,6 +279,13 @@ def test_two_stacks_in_one_batch(bench: Bench) -> None:
 @pytest.fixture
 def plain(tmp_path: Path) -> Bench:
     return Bench(tmp_path, method="plain", parallel=2)
+
+
+def test_so_it_can_during_a_plain_submission(plain: Bench) -> None:
+    called: list[float] = []
+    (result,) = plain.submitter.submit([plain.prepare(0)], meanwhile=lambda: called.append(time.monotonic()))
+    assert result.outcome is SUBMITTED
+    assert called
 
 
 def test_plain_submission_fails_only_on_evidence(plain: Bench) -> None:

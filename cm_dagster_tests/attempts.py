@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -34,7 +35,7 @@ def invent(id_: AttemptId, state: State, **changes: Any) -> Attempt:
         ended=None,
         status=dg.DagsterRunStatus.NOT_STARTED,
         job="attempts",
-        body="",
+        packed=zlib.compress(b"{}"),
         tags={},
     )
     return replace(plain, **changes)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cm_dagster.cli.output import console, json_option, state_text, table, write_json
-from cm_dagster.cli.setting import known_sites, ledger, site_health
+from cm_dagster.cli.setting import known_sites, ledger, site_health, site_specs
 from cm_dagster.errors import LedgerError
-from cm_dagster.policy.states import OPEN, GroupState
+from cm_dagster.policy.states import OPEN, GroupState, State
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -135,17 +135,25 @@ def _document(instance: dg.DagsterInstance, found: GroupView) -> dict[str, Any]:
     from cm_dagster.ledger.attempts import index_of
 
     progress = read_progress(instance, found.group.site)
-    attempts = []
-    for attempt in index_of(instance).all_of(found.step, found.group.name):
-        seen = progress.get(attempt.run_id)
-        attempts.append(_attempt(instance, attempt, seen))
+    spec = (site_specs() or {}).get(found.group.site)
+    area = spec.submit_area if spec else None
     return {
         "campaign": found.step.campaign,
         **found.to_json(),
         **_decided(instance, found),
-        "attempts": attempts,
-        "next": _next(found),
+        "attempts": [
+            _attempt(instance, attempt, progress.get(attempt.run_id), _folder(attempt, area))
+            for attempt in index_of(instance).all_of(found.step, found.group.name)
+        ],
+        "next": _next(found, area),
     }
+
+
+def _folder(attempt: Attempt, area: Path | None) -> str:
+    """Name the folder of an attempt, which it has from its claim on; empty if that is not known here."""
+    if attempt.folder or area is None or attempt.state is State.QUEUED:
+        return attempt.folder
+    return str(attempt.id.folder(area))
 
 
 def _decided(instance: dg.DagsterInstance, found: GroupView) -> dict[str, Any]:
@@ -177,9 +185,10 @@ def _why(instance: dg.DagsterInstance, found: GroupView) -> str:
     return why_group_waits(floor, floor.boards[found.step.campaign], found.step.step, found.group.name)
 
 
-def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | None) -> dict[str, Any]:
+def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | None, folder: str) -> dict[str, Any]:
     from cm_dagster.control.history import end_details, end_message, iso
     from cm_dagster.control.waiting import why_waits
+    from cm_dagster.ledger import tags
 
     jobs, wait = (dict(seen.jobs) if seen else {}), why_waits(attempt, seen)
     over = attempt.state not in OPEN
@@ -191,13 +200,13 @@ def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | No
         "workflow": attempt.id.workflow,
         "wms_id": attempt.wms_id or None,
         "by": "a person" if attempt.by_person else "dispatch",
-        "user": attempt.tags.get("cm/user"),
+        "user": attempt.tags.get(tags.USER),
         "created": iso(attempt.created),
         "started": iso(attempt.started) if attempt.started else None,
         "ended": iso(attempt.ended) if attempt.ended else None,
         "run_collection": attempt.output_run or None,
         "submit_dir": attempt.submit_dir or None,
-        "folder": attempt.folder or None,
+        "folder": folder or None,
         "jobs": jobs or details.get("jobs", {}),
         "quanta": details.get("quanta", []),
         "end": end_message(instance, attempt.run_id) if over else "",
@@ -205,14 +214,15 @@ def _attempt(instance: dg.DagsterInstance, attempt: Attempt, seen: Progress | No
     }
 
 
-def _next(found: GroupView) -> str:
+def _next(found: GroupView, area: Path | None) -> str:
     """Say what can be done about a group."""
     attempt, where = found.attempt, "/".join(found.step.asset)
     status = f"cm status {found.step.campaign}"
     if attempt is None:
         return f"nothing: an attempt is requested when it is its turn; `{status}` says how its step stands"
     again = f"in the web UI, re-execute run {attempt.run_id}, or materialize partition {found.group.name} of {where}"
-    log = f"; the log of its submission is in {attempt.folder}" if attempt.folder else ""
+    folder = _folder(attempt, area)
+    log = f"; the log of its submission is in {folder}" if folder else ""
     verbs = f"{found.step.campaign} {found.step.step} {found.group.name} --reason TEXT"
     if found.state is GroupState.FAILED:
         return f"put the cause right, then cm group rescue|restart|retry|accept {verbs}; or, {again}{log}"

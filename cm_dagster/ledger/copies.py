@@ -121,8 +121,8 @@ def _is_model(attempt: Attempt, step: StepId) -> bool:
         and attempt.job == step.job
         and not attempt.parent
         and not attempt.backfill
-        and _RUN_KEY in attempt.tags
         and attempt.status is not dg.DagsterRunStatus.NOT_STARTED
+        and _RUN_KEY in attempt.run.tags
     )
 
 
@@ -148,7 +148,7 @@ def _write(instance: dg.DagsterInstance, model: Attempt, wishes: Sequence[Wish])
 
 def _run(model: Attempt, wish: Wish) -> dg.DagsterRun:
     run_id, group = str(uuid.uuid4()), wish.id.group
-    of_launch = {tag: value for tag in _OF_LAUNCH if (value := model.tags.get(tag))}
+    of_launch = {tag: value for tag in _OF_LAUNCH if (value := model.run.tags.get(tag))}
     own = {tags.PARTITION: group, _RUN_KEY: wish.run_key, **wish.tags}
     return model.run._replace(
         run_id=run_id,

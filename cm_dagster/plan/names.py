@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -76,7 +77,7 @@ def part_names(group: str, parts: int) -> list[str]:
     return [f"{group}{letter}" for letter in ascii_lowercase[:parts]]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class StepId:
     """A step of a campaign at one site."""
 
@@ -108,13 +109,18 @@ class StepId:
         ValueError
             If the tag is not of the form ``campaign/step/site``.
         """
-        parts = tag.split("/")
-        if len(parts) != 3 or not all(NAME.fullmatch(part) for part in parts):
-            raise ValueError(f"{tag!r} is not campaign/step/site")
-        return cls(*parts)
+        return _step(tag)
 
 
-@dataclass(frozen=True, order=True)
+@lru_cache(1024)  # tens of thousands of attempts share a step
+def _step(tag: str) -> StepId:
+    parts = tag.split("/")
+    if len(parts) != 3 or not all(NAME.fullmatch(part) for part in parts):
+        raise ValueError(f"{tag!r} is not campaign/step/site")
+    return StepId(*parts)
+
+
+@dataclass(frozen=True, order=True, slots=True)
 class AttemptId:
     """One attempt at one group: all names that belong to its workflow."""
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cm_dagster.control.health import write_progress
+from cm_dagster.ledger import events
+from cm_dagster.ledger.attempts import read_attempt
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import State
 from cm_dagster_tests.unit.cli.conftest import Cm, Rig
@@ -86,6 +90,20 @@ def test_show_says_what_can_be_done(cm_run: Cm, group: str, words: list[str]) ->
     document = cm_run("group", "show", "rc2", "step1", group, "--json").json
     for word in words:
         assert word in document["next"]
+
+
+def test_the_log_of_what_was_never_submitted_is_named(cm_run: Cm, filled: Rig, tmp_path: Path) -> None:
+    run_id = filled.attempt("step1", 4, State.QUEUED)
+    folder = str(tmp_path / "area/rc2/step1/g0004/a01")
+    show = ("group", "show", "rc2", "step1", "g0004", "--json")
+    assert cm_run(*show).json["attempts"][0]["folder"] is None  # there is none yet
+    attempt = read_attempt(filled.instance, run_id)
+    assert attempt is not None
+    events.start(filled.instance, attempt)
+    events.fail(filled.instance, attempt, "Not submitted: the pipeline is wrong.")
+    found = cm_run(*show).json
+    assert found["attempts"][0]["folder"] == folder
+    assert found["next"].endswith(f"; the log of its submission is in {folder}")
 
 
 def test_page(cm_run: Cm) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.partitions.snap.snap import DynamicPartitionsSnap
 from dagster._core.definitions.partitions.subset.key_ranges import KeyRangesPartitionsSubset
+from dagster._serdes import serialize_value
 from sqlalchemy import text
 
 from cm_dagster.assets.jobs import step_jobs
@@ -119,8 +122,8 @@ def test_the_subset_of_partitions_that_a_run_names_is_its_group(rig: Rig) -> Non
         partitions_snap=DynamicPartitionsSnap(name="camp/step1/here"),
     )
     attempt = rig.attempt(model(rig))
-    attempt.__dict__["run"] = attempt.run._replace(partitions_subset=subset)
-    copies._write(rig.instance, attempt, [wish("g0001")])
+    run = attempt.run._replace(partitions_subset=subset)
+    copies._write(rig.instance, replace(attempt, packed=zlib.compress(serialize_value(run).encode())), [wish("g0001")])
     found = runs_at(rig, "g0001")[0].partitions_subset
     assert isinstance(found, KeyRangesPartitionsSubset)
     assert (found.key_ranges, found.partitions_snap) == ([("g0001", "g0001")], subset.partitions_snap)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import dagster as dg
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
@@ -53,6 +55,7 @@ def make(
     status = dg.DagsterRunStatus.STARTED if begun else dg.DagsterRunStatus.QUEUED
     run_id, more = f"{step.tag} {group} {number}", {tags.SENT: str(sent)} if sent else {}
     ended = float(sum(times)) if state in (State.ACCEPTED, State.FAILED) else None
+    run = dg.DagsterRun("job", run_id=run_id, status=status, tags=more, remote_job_origin=ORIGIN)
     return invent(
         AttemptId(step, group, number),
         state,
@@ -64,7 +67,7 @@ def make(
         started=float(times[0]) if begun else None,
         ended=ended,
         status=status,
-        body=serialize_value(dg.DagsterRun("job", run_id=run_id, status=status, tags=more, remote_job_origin=ORIGIN)),
+        packed=zlib.compress(serialize_value(run).encode()),
         tags=more,
     )
 
@@ -92,7 +95,7 @@ def test_what_is_followed_is_what_is_found_anew(changes: list[list[Attempt]]) ->
         anew = Desk(index)
         anew.refresh()
         for step in STEPS:
-            for where in ({"site": step.site}, {"campaign": step.campaign}, vars(step)):
+            for where in ({"site": step.site}, {"campaign": step.campaign}, asdict(step)):
                 keys = {key: value for key, value in where.items() if key != "step"}
                 assert desk.sent(**keys) == anew.sent(**keys) == sorted(desk.sent(**keys))
             queue = desk.queue(step.site, step.campaign)

@@ -124,7 +124,6 @@ class _Batch:
             self.held = {each.attempt.run_id: each for each in taken}
             fresh = {each.attempt.id: each for each in self._look_up(taken)}
             self._tell()
-            self._let_go(fresh.values())
             batch = [ready for each in fresh.values() if (ready := self._prepare(each))]
             crash_point("submit.prepared")
             try:

@@ -72,9 +72,7 @@ _OPTIONS = " ".join(
     f"-c {setting}"
     for setting in (
         # The same on the server's side.
-        "tcp_keepalives_idle=30",
-        "tcp_keepalives_interval=10",
-        "tcp_keepalives_count=3",
+        *(f"tcp_{name}={value}" for name, value in _CONNECT.items() if name.startswith("keepalives_")),
         # A host that is suspended in a transaction keeps its rows from others for a minute, and nobody waits for long.
         "idle_in_transaction_session_timeout=60s",
         "lock_timeout=90s",

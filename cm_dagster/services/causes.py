@@ -29,6 +29,8 @@ _WRAPPERS = ("MPGraphExecutorError", "BpsSubprocessError")
 _USAGE = re.compile(r"^(?:\S+ [A-Z]+: )?Error: (?P<message>.+)$", re.MULTILINE)
 
 _EMPTY = re.compile(r"QuantumGraph was empty|QuantumGraph contains no quanta")
+_CHECKS = re.compile(r", in run_submission_checks$", re.MULTILINE)
+"""A frame of the plugin's own check, before anything is made, that its WMS can take a workflow."""
 _DROPPED = re.compile(r"Dropping task (?P<task>\S+) because no quanta remain(?: \((?P<why>[^)]*)\))?\.")
 _NO_ROWS = re.compile(r"so QuantumGraph will be empty\.\n(?P<why>.*?)(?:\n?To reproduce this query|\Z)", re.DOTALL)
 
@@ -264,6 +266,9 @@ def submit_cause(log: Path, submit_dir: Path) -> SubmitError:
             f"building the quantum graph failed: {raised}", advice=f"see {submit_dir / 'quantumGraphGeneration.out'}"
         )
     raised = last_exception(output) or _usage_error(output)
+    if raised is not None and _CHECKS.search(output):  # the same group is sent once the WMS is well
+        advice = "nothing to do if the WMS comes back by itself; else ask who runs it"
+        return SubmitError(f"the WMS takes no workflows: {raised}", advice=advice, transient=True)
     if raised is not None:
         return _explain(str(raised), (_NO_WMS, *_KNOWN, _NO_MODULE)) or SubmitError(
             f"bps submit failed: {raised}", advice=f"see {log}"

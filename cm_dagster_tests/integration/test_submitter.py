@@ -81,6 +81,20 @@ def test_batch_and_plain_leave_the_same_files(bench: Bench) -> None:
         assert "Run Name: camp.step1.here" in text
 
 
+@pytest.mark.parametrize("method", ["batch", "plain"])
+def test_a_wms_that_is_away_fails_nothing_for_good(bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
+    gone = bench.root / f"gone-{method}"
+    gone.write_text("its state cannot be where a file is")
+    site = bench.make_site(method=method).model_copy(update={"env": {**bench.env, "CM_LOCAL_WMS_HOME": str(gone)}})
+    monkeypatch.setattr(bench, "submitter", Submitter(site))
+    one = bench.prepare({"batch": 40, "plain": 41}[method], VISITS[:1])
+    (result,) = bench.submit(one).values()
+    assert result.outcome is SubmitOutcome.FAILED
+    assert result.error is not None
+    assert "the WMS takes no workflows: RuntimeError: the local WMS cannot use its state in" in result.error.cause
+    assert result.error.transient
+
+
 def test_script_can_be_run_by_hand(bench: Bench) -> None:
     one = bench.prepare(20, VISITS[:1])
     done = subprocess.run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -37,6 +37,9 @@ _BUDGET = 20.0
 """Seconds of a tick after which no more workflows are judged or cancelled; the rest is for the next tick."""
 _ASK_SINGLY = 20
 """Most workflows that are asked for one by one in a tick, since the WMS's list does not show them."""
+
+_CLOCKS_APART = 600.0
+"""Seconds by which the WMS's clock may be behind ours; what it does not list for that is asked for singly."""
 
 _AT_ONCE = 100
 """Most attempts that are accepted in one transaction."""
@@ -91,7 +94,7 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
         write_progress(instance, site.name, {})
         return Seen("nothing in flight")
     try:
-        reports = site.wms.report_all(site.spec.wms.history)
+        reports = site.wms.report_all(_history(site, attempts))
     except WmsError as error:
         health = write_health(instance, site.name, answers=False, cause=str(error))
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(health.since))
@@ -101,6 +104,13 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
     look = _Look(instance, site, log, finalize_job, reports)
     look.cancel_strays(index, attempts)
     return look.at(attempts)
+
+
+def _history(site: Site, attempts: Sequence[Attempt]) -> float:
+    """Say how many days back to ask for ended workflows: none of these ended before the oldest was submitted."""
+    now = time.time()
+    oldest = min((each.sent or each.created for each in attempts), default=now)
+    return min(site.spec.wms.history, (max(0.0, now - oldest) + _CLOCKS_APART) / 86400.0)
 
 
 class _Look:

@@ -85,7 +85,9 @@ def _value(name: str, kind: str, run_id: str, group: str) -> sql.Composable:
     return column
 
 
-def copy_workflows(wms: FakeWms, workflows: Sequence[tuple[int, str]], state: str, jobs: str) -> None:
+def copy_workflows(
+    wms: FakeWms, workflows: Sequence[tuple[int, str]], state: str, jobs: str, ended: float | None = None
+) -> None:
     """Put workflows into a fake WMS.
 
     Parameters
@@ -98,9 +100,11 @@ def copy_workflows(wms: FakeWms, workflows: Sequence[tuple[int, str]], state: st
         Their state.
     jobs
         Their jobs, as it keeps them: a JSON object of the number of jobs by label.
+    ended
+        When they ended, in seconds since the epoch, if they have.
     """
     db = connect(wms.home)
-    rows = [(wms_id, name, state, "", "", "", jobs, 0.0, 0.0) for wms_id, name in workflows]
-    columns = "id, name, state, submit_dir, run, user, jobs, submitted, visible_from"
-    db.executemany(f"INSERT INTO workflow({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    rows = [(wms_id, name, state, "", "", "", jobs, 0.0, 0.0, ended) for wms_id, name in workflows]
+    columns = "id, name, state, submit_dir, run, user, jobs, submitted, visible_from, ended"
+    db.executemany(f"INSERT INTO workflow({columns}) VALUES ({', '.join('?' * 10)})", rows)
     db.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from cm_dagster_tests.integration.ledger_rig import FINALIZE, LOG, SITE, SUBMIT,
 __all__ = ["LIVE", "Case", "Stage", "bench", "open_stage"]
 
 _TICKS = 5
+_DAY = 86400.0
+"""Seconds since the workflows of collected steps have ended."""
 _JOBS = '{"isr": 30, "calibrate": 30, "summary": 7}'
 _STATES = {State.RUNNING: "RUNNING", State.ACCEPTED: "SUCCEEDED", State.FAILED: "FAILED"}
 LIVE = "live"
@@ -171,7 +174,7 @@ def open_stage(folder: Path, case: Case, server: PostgresServer, database: Datab
         made = {step: {"pipeline": f"#{step}"} for step in (*steps, LIVE)}
         rig.create(make_spec(steps={**made, "last": {"pipeline": "#last", "needs": [LIVE]}}))
         for step in steps:
-            _fill(rig, database, wms, step, 1000, {State.ACCEPTED: 1000})
+            _fill(rig, database, wms, step, 1000, {State.ACCEPTED: 1000}, ended=time.time() - _DAY)
             rig.materialize(collected_key("camp", step))
         number = {State.ACCEPTED: case.accepted, State.FAILED: case.failed, State.RUNNING: case.flying}
         flying = _fill(rig, database, wms, LIVE, case.planned, number)
@@ -185,7 +188,13 @@ def _read_quanta(submit_dir: Path, *_: object) -> QuantaSummary:
 
 
 def _fill(
-    rig: Rig, database: Database, wms: FakeWms, step: str, groups: int, number: Mapping[State, int]
+    rig: Rig,
+    database: Database,
+    wms: FakeWms,
+    step: str,
+    groups: int,
+    number: Mapping[State, int],
+    ended: float | None = None,
 ) -> list[tuple[str, str, int]]:
     """Plan a step and make attempts in each state, in the order of groups; gives those in the last state."""
     names, copies = rig.plan(groups, step), []
@@ -197,7 +206,7 @@ def _fill(
         run_id = _template(rig, AttemptId(id_, own[0], 1), state)
         copies = copy_attempts(database, run_id, own[0], own[1:])
         flows = [(wms_id, AttemptId(id_, name, 1).workflow) for name, _, wms_id in copies]
-        copy_workflows(wms, flows, _STATES[state], _JOBS)
+        copy_workflows(wms, flows, _STATES[state], _JOBS, ended)
         if state is State.ACCEPTED:
             store.put(rig.instance, Document.CHAINED.key(id_), dict.fromkeys(own, 1))
         _forget_template(rig, wms, run_id, AttemptId(id_, own[0], 1), state)

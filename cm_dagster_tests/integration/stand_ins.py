@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -31,6 +32,10 @@ class ScriptedWms(WmsClient):
         super().__init__("a.ScriptedWms")
         self.down = False
         self.workflows: dict[str, WorkflowReport] = {}
+        self.ended: dict[str, float] = {}
+        """When workflows ended, seconds since the epoch."""
+        self.listed: list[str] = []
+        """Workflows of the latest list."""
         self.unlisted: set[str] = set()
         """Workflows that the list does not show, but which are known by id."""
         self.hidden: set[str] = set()
@@ -51,6 +56,8 @@ class ScriptedWms(WmsClient):
 
     def set(self, wms_id: str, state: WmsState) -> None:
         self.workflows[wms_id] = replace(self.workflows[wms_id], state=state)
+        if state not in ALIVE:
+            self.ended[wms_id] = time.time()
 
     def ends(self, wms_id: str, state: WmsState, exit_codes: Mapping[str, tuple[int, ...]]) -> None:
         """End a workflow with exit codes, which only the question for its id shows."""
@@ -66,8 +73,10 @@ class ScriptedWms(WmsClient):
 
     def report_all(self, history: float) -> dict[str, WorkflowReport]:
         self._answer("list")
-        listed = (key for key in self.workflows if key not in self.hidden | self.unlisted)
-        return {key: replace(self.workflows[key], exit_codes={}) for key in listed}
+        since = time.time() - history * 86400.0
+        old = {key for key, ended in self.ended.items() if ended < since and self.workflows[key].state not in ALIVE}
+        self.listed = [key for key in self.workflows if key not in self.hidden | self.unlisted | old]
+        return {key: replace(self.workflows[key], exit_codes={}) for key in self.listed}
 
     def report_one(self, wms_id: str, history: float) -> WorkflowReport | None:
         self._answer("one")

@@ -72,6 +72,23 @@ def test_a_workflow_that_the_list_lacks_is_asked_for_by_id(step: Rig) -> None:
     assert step.state(run_id) is State.RUNNING
 
 
+def test_what_ended_before_the_oldest_open_attempt_was_submitted_is_not_listed_again(
+    step: Rig, clock: Clock, judge: Judge
+) -> None:
+    clock.forward(-86400.0)
+    old = step.wms.add("camp.step1.here.g0000.a01")
+    step.wms.set(old, WmsState.SUCCEEDED)
+    clock.forward(43200.0)
+    run_id = step.begin("g0001")  # half a day ago
+    wms_id = step.attempt(run_id).wms_id
+    step.wms.set(wms_id, WmsState.SUCCEEDED)  # at once, when nobody could look
+    clock.forward(43200.0)
+    step.watch()
+    assert step.wms.listed == [wms_id]
+    assert step.state(run_id) is State.ACCEPTED
+    assert step.wms.asked["one"] == 0
+
+
 @pytest.mark.parametrize("before", IN_HANDS)
 def test_a_workflow_that_the_wms_does_not_know_is_unknown_never_failed(step: Rig, before: State) -> None:
     run_id = step.begin("g0000", state=before)

@@ -1,4 +1,4 @@
-"""``make bench``: run the benchmarks that are named (``ARGS="poll submit"``), or all but those that take an hour."""
+"""``make bench``: run the benchmarks that are named (``ARGS="poll submit"``), or all but the long ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console, RenderableType
 
-from cm_dagster_tests.bench import life, poll, real, sites, soak, submission, tick, views
+from cm_dagster_tests.bench import gap, life, poll, real, sites, soak, submission, tick, views
 from cm_dagster_tests.bench.plots import Drawn
 
 _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
@@ -24,10 +24,12 @@ _ALL: dict[str, Callable[[Path], RenderableType | Drawn]] = {
     "flight": life.bench_flight,
     "life-large": life.bench_large,
     "release": life.bench_release,
+    "flight-large": life.bench_flight_large,
+    "gap": gap.bench,
     "real": real.bench,
     "soak": soak.bench,
 }
-_LONG = ("life-large", "real", "release", "soak")
+_LONG = ("flight-large", "gap", "life-large", "real", "release", "soak")
 _WIDE = 240
 """Width of the tables in a file."""
 

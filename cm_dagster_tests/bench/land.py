@@ -40,7 +40,7 @@ AT_ONCE = 1e6
 CAMPAIGN = "bench"
 SITE = "here"
 TICK = 5.0
-"""Seconds between two ticks of a sensor, and between two looks of Dagster's daemon at its queue."""
+"""Seconds between two ticks of a sensor, and between two looks of Dagster's daemon at its queue, in most benchmarks."""
 _SERVICE = "cm_dagster.testing.fakewms.service.FakeWmsService"
 
 
@@ -225,6 +225,8 @@ def open_land(
     in_flight: int = 500,
     batch: int = 100,
     sites: Sequence[str] = (SITE,),
+    tick: float = TICK,
+    dequeue: int = int(TICK),
 ) -> Iterator[Land]:
     """Start a deployment.
 
@@ -242,6 +244,10 @@ def open_land(
         Most workflows that one submit run takes.
     sites
         Names of the sites, of one Butler; the first one is the home site.
+    tick
+        Seconds between two looks at the WMS.
+    dequeue
+        Seconds between two looks of Dagster's daemon at its queue.
     """
     deployment = Deployment(folder)
     survey = make_synthetic_survey(
@@ -256,12 +262,12 @@ def open_land(
             "wms": {"service": _SERVICE, "compute_site": "fake", "settle": 0.0},
             "submit": {"batch": batch},
             "limits": {"in_flight": in_flight},
-            "tick": TICK,
+            "tick": tick,
             "env": {HOME: str(wms[site].home)},
         }
         for site in sites
     }
-    deployment.write({"sites": document}, dequeue_seconds=int(TICK))
+    deployment.write({"sites": document}, dequeue_seconds=dequeue)
     with ExitStack() as stack:
         server = stack.enter_context(PostgresServer()) if postgres else None
         database = server.create("dagster") if server else None

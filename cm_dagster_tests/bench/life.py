@@ -22,12 +22,13 @@ from cm_dagster_tests.bench.plots import Drawn, draw_lives
 from cm_dagster_tests.bench.processes import Peaks, Used, used
 from cm_dagster_tests.bench.stand_in_bps import CpuFiles
 
-__all__ = ["bench", "bench_flight", "bench_large", "bench_release"]
+__all__ = ["bench", "bench_flight", "bench_flight_large", "bench_large", "bench_release"]
 
 _QUICK = [(100, 1, True), (100, 2, True), (100, 3, True), (32, 4, True), (100, 1, False)]
 _LARGE = [(1000, 1, True), (1000, 2, True), (5000, 1, True), (10000, 1, True)]
 """Groups of each step, steps, and whether on PostgreSQL (else SQLite)."""
 _FLIGHTS = (100, 1000)
+_FLIGHTS_LARGE = (5000, 10_000)
 _SITES = (SITE, "east", "north", "west")
 _REST = 60.0
 """Seconds for which a deployment is watched that has nothing to do."""
@@ -98,10 +99,19 @@ def bench_release(folder: Path) -> Drawn:
 
 def bench_flight(folder: Path) -> Table:
     """Measure a deployment whose workflows never end."""
+    return _flights(folder, _FLIGHTS)
+
+
+def bench_flight_large(folder: Path) -> Table:
+    """Measure one in which thousands never end; it takes half an hour until they are submitted."""
+    return _flights(folder, _FLIGHTS_LARGE)
+
+
+def _flights(folder: Path, numbers: Sequence[int]) -> Table:
     made = Table(title=f"N workflows that never end, a tick each {TICK:.0f} s: CPU ms a tick, peak MB")
     for column in ("N", "daemon", "code server", "PostgreSQL", "all", "peak MB"):
         made.add_column(column, justify="right")
-    for groups in _FLIGHTS:
+    for groups in numbers:
         with open_land(folder / str(groups), groups, in_flight=groups) as land:
             land.create(groups, 1)
             land.start()

@@ -49,7 +49,7 @@ def soak(folder: Path, hours: float, groups: int) -> Table:
     notes = folder / "hours"
     with databases(folder) as blank, blank.copied() as database:
         world = World.make(folder / "world", templates, storage=pooled(database))
-        spec = world.campaign(templates.survey, range(1, groups + 1))
+        spec = world.campaign(templates.survey, groups)
 
         def create(life: Life) -> bool:
             campaigns.create(life.instance, spec, user="bench")
@@ -68,7 +68,10 @@ def soak(folder: Path, hours: float, groups: int) -> Table:
         for what in (create, live):  # the code location is loaded with the campaign
             if os.waitpid(begin(world, what), 0)[1]:
                 raise RuntimeError(f"it did not live for {hours} h; its log ends so:\n{_tail(world.folder / 'log')}")
-    return _table([json.loads(line) for line in notes.read_text().splitlines()])
+    found = [json.loads(line) for line in notes.read_text().splitlines()]
+    if not found[-1]["accepted"]:
+        raise RuntimeError(f"nothing was done in {hours} h; its log ends so:\n{_tail(world.folder / 'log')}")
+    return _table(found)
 
 
 def _note(notes: Path, life: Life, hour: int) -> None:

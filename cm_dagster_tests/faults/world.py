@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -131,7 +131,7 @@ class World:
         ours = {"CM_FAKE_WMS_HOME": str(self.wms.home), "CM_SITE": SITE, "CM_OPERATOR": "cm"}
         return {**self.deployment.environment(), **ours}
 
-    def campaign(self, survey: Survey, visits: Sequence[int] = (1, 2, 3)) -> CampaignSpec:
+    def campaign(self, survey: Survey, visits: int = 3) -> CampaignSpec:
         """Describe the campaign: a group per visit in two steps that a third one, of one group, needs both."""
         each = {"group_by": {"dimension": "visit", "dataset": "raw", "size": 1}}
         return CampaignSpec.model_validate(
@@ -140,7 +140,7 @@ class World:
                 "butler": {
                     "input": [survey.defaults],
                     "output": "u/camp",
-                    "where": f"{survey.where} AND visit IN ({', '.join(map(str, visits))})",
+                    "where": f"{survey.where} AND visit <= {visits}",
                 },
                 "pipeline": "/nope/DRP.yaml",
                 "stack": {"setup": "script", "script": f"export PATH={self.folder / 'bin'}:$PATH"},

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import dagster as dg
 
 from cm_dagster.control.claim import rested
+from cm_dagster.control.lookback import lookback
 from cm_dagster.control.site import Site
 from cm_dagster.control.twins import oldest_first
 from cm_dagster.crashpoints import crash_point
@@ -20,6 +21,7 @@ from cm_dagster.services.wms import WmsState, WorkflowReport
 
 __all__ = ["cancel"]
 
+_ASKED = "is asked to end"
 _OVER = (WmsState.SUCCEEDED, WmsState.FAILED, WmsState.CANCELLED)
 
 
@@ -31,6 +33,8 @@ def cancel(
     alive: Iterable[str],
 ) -> State:
     """Cancel the workflow of an attempt that was terminated, and its twins if it has any.
+
+    The WMS is asked to; the attempt is cancelled when a later look shows that they have ended. Safe to repeat.
 
     Parameters
     ----------
@@ -48,7 +52,7 @@ def cancel(
     Returns
     -------
     state
-        Cancelled, or cancelling if the WMS may not show its workflow yet.
+        Cancelled, or cancelling if its workflow has still to end, or the WMS may not show it yet.
 
     Raises
     ------
@@ -64,7 +68,9 @@ def cancel(
         else:
             known = _unrecorded(site, attempt, claims, reports)
         ids = [*dict.fromkeys([*known, *alive])] if known else []
-        ends = {wms_id: _stop(site, wms_id, reports) for wms_id in ids}
+        ends: dict[str, str] = {wms_id: _stop(site, attempt, wms_id, reports) for wms_id in ids}
+        if any(end == _ASKED for end in ends.values()):
+            return State.CANCELLING
         if (known is None or not all(ends.values())) and _is_young(site, attempt, claims):
             return State.CANCELLING
         if known and not attempt.wms_id:
@@ -101,15 +107,15 @@ def _unrecorded(
     return known or (None if sent else {})
 
 
-def _stop(site: Site, wms_id: str, reports: Mapping[str, WorkflowReport]) -> str:
-    """Make sure that a workflow does not run, and say how it ended; empty if the WMS does not show it."""
+def _stop(site: Site, attempt: Attempt, wms_id: str, reports: Mapping[str, WorkflowReport]) -> str:
+    """See to it that a workflow ends, and say how it did; empty if the WMS does not show it."""
     report = reports.get(wms_id)
     if report is None:
-        report = site.wms.report_one(wms_id, site.spec.wms.history)
+        report = site.wms.report_one(wms_id, lookback(site, [attempt]))
     if report is None:
         return ""
     if report.state in _OVER:  # one that has ended can't be cancelled, and need not be
         return "was cancelled" if report.state is WmsState.CANCELLED else f"had {report.state} before"
     site.wms.cancel(wms_id)
     crash_point("watch.stopped")
-    return "was cancelled"
+    return _ASKED

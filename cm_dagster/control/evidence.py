@@ -15,6 +15,7 @@ import dagster as dg
 
 from cm_dagster.control.claim import idle
 from cm_dagster.control.health import Progress, read_progress
+from cm_dagster.control.lookback import lookback
 from cm_dagster.control.outputs import Outputs, as_known, list_outputs, promises
 from cm_dagster.control.site import Site
 from cm_dagster.control.steps import Board, load_boards
@@ -122,8 +123,9 @@ def gather(instance: dg.DagsterInstance, site: Site, names: Iterable[str] | None
     look = _Look(site, evidence)
     # What the ledger promises must be there afterwards; what is there must be known to the ledger afterwards.
     promised = promises(instance, site, here, evidence.now)
-    look.submitted = {each.run_id for each in index_of(instance).open_at(site.name) if each.wms_id}
-    look.ask_wms()
+    open_here = index_of(instance).open_at(site.name)
+    look.submitted = {each.run_id for each in open_here if each.wms_id}
+    look.ask_wms(lookback(site, open_here))
     for promise in promised:
         with look.apart(f"Butler: output of {promise.board.name}"):
             evidence.outputs.append(list_outputs(site, promise))
@@ -153,6 +155,8 @@ class _Look:
         self.evidence = evidence
         self.submitted: set[str] = set()
         """Runs of the open attempts whose workflow was at the WMS before it was asked."""
+        self.history = site.spec.wms.history
+        """How many days back it is asked."""
 
     @contextmanager
     def apart(self, part: str) -> Iterator[None]:
@@ -196,9 +200,10 @@ class _Look:
 
     # --------------------------------------------------------------------------------------------------- the WMS
 
-    def ask_wms(self) -> None:
+    def ask_wms(self, history: float) -> None:
+        self.history = history
         with self.apart(f"WMS of {self.site.name}: workflows"):
-            reports = self.site.wms.report_all(self.site.spec.wms.history)
+            reports = self.site.wms.report_all(history)
             self.evidence.flows = [flow for report in reports.values() if (flow := self._flow(report))]
 
     def _flow(self, report: WorkflowReport) -> Workflow | None:
@@ -229,7 +234,7 @@ class _Look:
 
     def _one(self, run: Known) -> bool:
         """Ask for the workflow of an attempt by its id; says whether the list should have shown it."""
-        report = self.site.wms.report_one(min(run.wms_ids), self.site.spec.wms.history)
+        report = self.site.wms.report_one(min(run.wms_ids), self.history)
         if report is None:
             self.evidence.missing.append(run)
             return False

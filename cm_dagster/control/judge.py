@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from cm_dagster.control.judged import Judged
+from cm_dagster.control.lookback import lookback
 from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
@@ -98,7 +99,7 @@ def _rescued(site: Site, spec: CampaignSpec, attempt: Attempt) -> Counter[str]:
 def _bad_end(site: Site, judged: Judged) -> BadEnd:
     """Say for the error rules how a workflow failed."""
     attempt, quanta, verdict = judged.attempt, judged.quanta, judged.verdict
-    one = _with_exit_codes(site, judged.report)
+    one = _with_exit_codes(site, attempt, judged.report)
     done = (judged.registered or sum(judged.rescued.values())) / judged.expected if judged.expected else 0.0
     return BadEnd(
         message=f"Workflow {attempt.wms_id} failed: {verdict.reason}.{_causes(one, quanta)}",
@@ -109,10 +110,10 @@ def _bad_end(site: Site, judged: Judged) -> BadEnd:
     )
 
 
-def _with_exit_codes(site: Site, report: WorkflowReport) -> WorkflowReport:
+def _with_exit_codes(site: Site, attempt: Attempt, report: WorkflowReport) -> WorkflowReport:
     """Ask for a workflow by its id; the list that it is from lacks exit codes."""
     try:
-        return site.wms.report_one(report.wms_id, site.spec.wms.history) or report
+        return site.wms.report_one(report.wms_id, lookback(site, [attempt])) or report
     except WmsError as error:
         if error.transient:
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from cm_dagster.control.history import end_message
+from cm_dagster.control.lookback import lookback
 from cm_dagster.control.site import Site
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError, WmsError
@@ -122,7 +123,7 @@ def restartable(site: Site, attempt: Attempt) -> str:
     WmsError
         If the WMS can't be asked.
     """
-    report = site.wms.report_one(attempt.wms_id, site.spec.wms.history)
+    report = site.wms.report_one(attempt.wms_id, lookback(site, [attempt]))
     if report is None:
         raise LedgerError(
             f"the WMS does not know its workflow {attempt.wms_id} any more", advice="rescue it, or retry it"
@@ -193,7 +194,7 @@ def restart_again(instance: dg.DagsterInstance, site: Site, attempt: Attempt) ->
     """
     running = [
         wms_id
-        for wms_id, report in site.wms.report_all(site.spec.wms.history).items()
+        for wms_id, report in site.wms.report_all(lookback(site, [attempt])).items()
         if report.name == attempt.id.workflow and report.state in _RUNS
     ]
     if running:  # restarted before, by a person or by a process that died before it could say so

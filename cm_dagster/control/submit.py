@@ -31,13 +31,14 @@ from cm_dagster.control.claim import Taken, take
 from cm_dagster.control.health import write_health
 from cm_dagster.control.history import iso
 from cm_dagster.control.lifeline import hold_life_line
+from cm_dagster.control.lookback import lookback
 from cm_dagster.control.redo import check_rescued
 from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
 from cm_dagster.control.twins import cancel_twins, oldest_first
 from cm_dagster.control.waiting import longer, put_off, wait_of
 from cm_dagster.crashpoints import crash_point
-from cm_dagster.errors import CmError, LedgerError, WmsError
+from cm_dagster.errors import CmError, LedgerError, SubmitError, WmsError
 from cm_dagster.ledger import campaigns, events
 from cm_dagster.ledger.attempts import read_attempt, read_attempts, read_started
 from cm_dagster.ledger.claims import unlock
@@ -196,7 +197,7 @@ class _Batch:
         if not taken:
             return []
         try:
-            found = self.site.wms.find([each.attempt.id.workflow for each in taken], self.site.spec.wms.history)
+            found = self._find(taken)
         except WmsError as error:
             write_health(self.instance, self.site.name, answers=False, cause=str(error))
             self.log.warning("the WMS does not answer: %s; %d attempts wait", error, len(taken))
@@ -241,21 +242,27 @@ class _Batch:
         at_site = read_started(self.instance, self.site.name)
         settled = time.time() - self.site.spec.wms.settle
         known = [each.wms_id for each in at_site if each.state in _LISTED and each.sent and each.sent < settled]
-        names = [each.attempt.id.workflow for each in taken]
-        return self.site.wms.find(names, self.site.spec.wms.history, known[-_WITNESSES:])
+        return self._find(taken, known[-_WITNESSES:])
+
+    def _find(self, taken: Sequence[Taken], known: Sequence[str] = ()) -> dict[str, list[str]]:
+        """Look for workflows of attempts by their names, as far back as there can be any."""
+        attempts = [each.attempt for each in taken]
+        history = lookback(self.site, attempts)
+        return self.site.wms.find([each.id.workflow for each in attempts], history, known)
 
     def _adopt_found(self, taken: Taken, found: Sequence[str], left: SubmitResult | None) -> None:
         own = oldest_first(found)[0]
-        report = self.site.wms.report_one(own, self.site.spec.wms.history)
+        report = self.site.wms.report_one(own, lookback(self.site, [taken.attempt]))
         submit_dir = (report and report.path) or (str(left.submit_dir) if left and left.submit_dir else "")
         self._adopt(taken, found, own, submit_dir, "found by name")
 
     def _given_up(self, taken: Taken, left: SubmitResult) -> bool:
         """Fail an attempt of which nothing is at the WMS, if it is not to be tried again."""
-        if left.outcome is SubmitOutcome.FAILED and not (left.error and left.error.transient):
+        wait = wait_of(taken.attempt)
+        # One that waits was judged to have failed by something that passes, whatever its files say.
+        if left.outcome is SubmitOutcome.FAILED and not wait and not (left.error and left.error.transient):
             self._fail(taken, str(left.error))
             return True
-        wait = wait_of(taken.attempt)
         if left.outcome is SubmitOutcome.FAILED or wait is None or wait.lasts(time.time()) < self._patience:
             return False
         self._give_up(taken, wait.cause, wait)
@@ -329,7 +336,7 @@ class _Batch:
 
     def _failed(self, taken: Taken, result: SubmitResult) -> None:
         """Fail an attempt of which nothing was sent, or let it wait if that passes."""
-        error, attempt = result.error, taken.attempt
+        error, attempt = self._unless_away(result.error), taken.attempt
         if error is None or not error.transient:
             # Of an earlier try nobody knew for certain: it may have come to light by now.
             found = [] if taken.new else self.look_again([taken])[attempt.id.workflow]
@@ -345,6 +352,17 @@ class _Batch:
         self.log.warning("%s: %s", attempt.id.workflow, wait)
         self.done.waiting += 1
         events.wait(self.instance, attempt, wait)
+
+    def _unless_away(self, error: SubmitError | None) -> SubmitError | None:
+        """Blame no attempt for what a plugin says in its own words while its WMS is away."""
+        if error is None or error.transient:
+            return error
+        try:
+            self.site.wms.ping()
+        except WmsError as away:
+            if away.transient:
+                return SubmitError(f"{error.cause}; {away.cause}", advice=away.advice, transient=True)
+        return error
 
     def _give_up(self, taken: Taken, cause: str, wait: Wait) -> None:
         end = f"given up after {wait.tries} tries since {iso(wait.since)}"
@@ -391,12 +409,11 @@ class _Batch:
         return self._apart(sent.attempt.id.workflow, sent.attempt.run_id)
 
     def _cancel(self, sent: events.Sent) -> None:
-        # First on the run: should the WMS not answer now, the watch sensor cancels the workflow.
+        # First on the run: the watch sensor asks for it again until the workflow has ended.
         run_id = sent.attempt.run_id
         events.cancelled(self.instance, run_id, f"Workflow {sent.wms_id} is cancelled.", swept=False)
         crash_point("record.cancelled")
         self.site.wms.cancel(sent.wms_id)
-        events.cancelled(self.instance, run_id, "", swept=True)
 
 
 class _SecondLook:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -16,6 +16,7 @@ from cm_dagster.control.atonce import all_or_each
 from cm_dagster.control.cancel import cancel
 from cm_dagster.control.health import Progress, read_health, read_progress, write_health, write_progress
 from cm_dagster.control.judge import settle
+from cm_dagster.control.lookback import lookback, reach
 from cm_dagster.control.queue import Batch, in_work
 from cm_dagster.control.site import Site
 from cm_dagster.control.twins import cancel_twins, oldest_first
@@ -37,9 +38,6 @@ _BUDGET = 20.0
 """Seconds of a tick after which no more workflows are judged or cancelled; the rest is for the next tick."""
 _ASK_SINGLY = 20
 """Most workflows that are asked for one by one in a tick, since the WMS's list does not show them."""
-
-_CLOCKS_APART = 600.0
-"""Seconds by which the WMS's clock may be behind ours; what it does not list for that is asked for singly."""
 
 _AT_ONCE = 100
 """Most attempts that are accepted in one transaction."""
@@ -94,7 +92,7 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
         write_progress(instance, site.name, {})
         return Seen("nothing in flight")
     try:
-        reports = site.wms.report_all(_history(site, attempts))
+        reports = site.wms.report_all(reach(attempts))
     except WmsError as error:
         health = write_health(instance, site.name, answers=False, cause=str(error))
         since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(health.since))
@@ -104,13 +102,6 @@ def watch(instance: dg.DagsterInstance, site: Site, log: logging.Logger, finaliz
     look = _Look(instance, site, log, finalize_job, reports)
     look.cancel_strays(index, attempts)
     return look.at(attempts)
-
-
-def _history(site: Site, attempts: Sequence[Attempt]) -> float:
-    """Say how many days back to ask for ended workflows: none of these ended before the oldest was submitted."""
-    now = time.time()
-    oldest = min((each.sent or each.created for each in attempts), default=now)
-    return min(site.spec.wms.history, (max(0.0, now - oldest) + _CLOCKS_APART) / 86400.0)
 
 
 class _Look:
@@ -216,9 +207,7 @@ class _Look:
 
     def _one(self, attempt: Attempt) -> str:
         if attempt.state in _CANCELLED:
-            if time.monotonic() > self.end:
-                return State.CANCELLING
-            return cancel(self.instance, self.site, attempt, self.reports, self.alive[attempt.id.workflow])
+            return self._cancel(attempt)
         if not attempt.wms_id:
             return "being submitted"
         wait = self._wait(attempt)
@@ -229,6 +218,17 @@ class _Look:
         if report is None:
             return self._unseen(attempt)
         return self._shown(attempt, report)
+
+    def _cancel(self, attempt: Attempt) -> str:
+        """Have the workflow of a cancelled attempt end; while it does not, the WMS is asked less and less often."""
+        alive, wait = self.alive[attempt.id.workflow], self._wait(attempt)
+        if time.monotonic() > self.end or (alive and wait and not wait.is_due(time.time())):
+            self._keep(attempt)
+            return State.CANCELLING
+        state = cancel(self.instance, self.site, attempt, self.reports, alive)
+        if alive and state is State.CANCELLING:
+            self._put_off(attempt, f"the WMS is asked to cancel workflow {', '.join(alive)}", attempt.run_id)
+        return state
 
     def _shown(self, attempt: Attempt, report: WorkflowReport) -> str:
         self.jobs[attempt.run_id] = {str(state): count for state, count in report.jobs.items()}
@@ -249,7 +249,7 @@ class _Look:
             known = wait is not None and not (wait.tries and _is_unseen(wait))
             return attempt.state if known else self._now(attempt, State.UNKNOWN)
         try:
-            report = self.site.wms.report_one(attempt.wms_id, self.site.spec.wms.history)
+            report = self.site.wms.report_one(attempt.wms_id, lookback(self.site, [attempt]))
         except WmsError as error:
             if not error.transient:
                 raise

@@ -266,13 +266,13 @@ def submit_cause(log: Path, submit_dir: Path) -> SubmitError:
             f"building the quantum graph failed: {raised}", advice=f"see {submit_dir / 'quantumGraphGeneration.out'}"
         )
     raised = last_exception(output) or _usage_error(output)
-    if raised is not None and _CHECKS.search(output):  # the same group is sent once the WMS is well
-        advice = "nothing to do if the WMS comes back by itself; else ask who runs it"
-        return SubmitError(f"the WMS takes no workflows: {raised}", advice=advice, transient=True)
     if raised is not None:
-        return _explain(str(raised), (_NO_WMS, *_KNOWN, _NO_MODULE)) or SubmitError(
-            f"bps submit failed: {raised}", advice=f"see {log}"
-        )
+        if (known := _explain(str(raised), (_NO_WMS, *_KNOWN, _NO_MODULE))) is not None:
+            return known
+        if _CHECKS.search(output.rpartition(_TRACEBACK)[2]):  # the same group is sent once the WMS is well
+            advice = "nothing to do if the WMS comes back by itself; else ask who runs it"
+            return SubmitError(f"the WMS takes no workflows: {raised}", advice=advice, transient=True)
+        return SubmitError(f"bps submit failed: {raised}", advice=f"see {log}")
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
     what = f"its last line is {last.strip()[:_LONGEST]!r}" if last else "its log is empty or absent"
     return SubmitError(f"bps submit failed and did not say why: {what}", advice=f"see {log}")

@@ -121,7 +121,9 @@ class WmsClient:
         WmsError
             If the WMS could not be asked.
         """
-        runs, _ = self._call("report", user=self.user, hist=history)
+        runs, message = self._call("report", user=self.user, hist=history)
+        if not runs and message:  # a plugin that can't list says so, and so does one whose WMS refuses
+            raise self._slow("report", f"it lists no workflows: {message}")
         return {report.wms_id: report for report in map(_report, runs or ()) if report.wms_id}
 
     def report_one(self, wms_id: str, history: float) -> WorkflowReport | None:

@@ -15,6 +15,9 @@ from cm_dagster_tests.faults.play import working_folder
 from cm_dagster_tests.faults.scenario import Scenario
 from cm_dagster_tests.faults.tally import replay, run
 
+_LONG = 1000
+"""Deaths among which there must be one at each point."""
+
 
 def _say(text: str) -> None:
     sys.stdout.write(f"{text}\n")
@@ -22,7 +25,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Read the command line and do it; exit code 1 if any world is not as it should be."""
+    """Read the command line and do it; exit code 1 if a world is not as it should be or a long run missed a point."""
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--number", type=int, default=1000, help="number of deaths")
@@ -39,7 +42,7 @@ def main() -> int:
         _say(f"kept for a look: {folder}; the log of a world is in its file log, its scenario in scenario.json")
         return 1
     shutil.rmtree(folder)
-    return 0
+    return 1 if tally.missed and tally.deaths >= _LONG else 0
 
 
 if __name__ == "__main__":

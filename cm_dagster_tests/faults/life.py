@@ -43,13 +43,15 @@ from cm_dagster.services.butler import ButlerService
 from cm_dagster_tests.faults.world import CAMPAIGN, LAST, SITE, World
 from cm_dagster_tests.quick_sqlite import spare_sqlite
 
-__all__ = ["HOST", "WORKER", "Death", "Life", "begin", "prepare_site", "repository"]
+__all__ = ["HOST", "PAUSE", "WORKER", "Death", "Life", "begin", "prepare_site", "repository"]
 
 LOG = logging.getLogger("cm_dagster_tests.faults")
 HOST = "host"
 """All processes of the host die at once."""
 WORKER = "worker"
 """Only the process dies that comes to the point."""
+PAUSE = "paused:"
+"""How the line begins that tells of a pause, where others tell of a death."""
 _TICK = 20.0
 """Seconds by which the clock goes on in a round."""
 _NIGHT = 3600.0
@@ -134,7 +136,7 @@ class _Hook:
         if self.passed[0] != self.death.nth:
             return
         with self.world.crashes.open("a") as file:
-            file.write(f"{name}\n")
+            file.write(f"{PAUSE if self.death.how == signal.SIGSTOP else ''}{name}\n")
         struck = {self.host, os.getpid()} if self.death.who == HOST else {os.getpid()}
         for pid in sorted(struck, key=os.getpid().__eq__):  # itself last, and once: it would pause again when it wakes
             os.kill(pid, self.death.how)

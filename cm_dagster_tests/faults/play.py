@@ -17,9 +17,9 @@ from cm_dagster.ledger import campaigns
 from cm_dagster.testing.fakewms.store import Fault
 from cm_dagster.testing.oracle import Findings, examine
 from cm_dagster_tests.faults import pilot
-from cm_dagster_tests.faults.life import Death, Life, begin
+from cm_dagster_tests.faults.life import PAUSE, Death, Life, begin
 from cm_dagster_tests.faults.mutations import MUTATIONS
-from cm_dagster_tests.faults.scenario import Event, Scenario
+from cm_dagster_tests.faults.scenario import FIRST, Event, Scenario
 from cm_dagster_tests.faults.world import Templates, World
 
 __all__ = ["Result", "play"]
@@ -42,15 +42,23 @@ class Result:
     findings: Findings
     crashes: Counter[str] = field(default_factory=Counter)
     """Number of deaths by point."""
+    pauses: Counter[str] = field(default_factory=Counter)
+    """Number of hosts that paused beside another, by point."""
     rounds: int = 0
     """Rounds that it took in peace until the end."""
+    hidden: bool = False
+    """Whether its WMS has shown lists without what it had."""
     audit: list[str] = field(default_factory=list)
     """What the nightly audit finds at the end, after it has cancelled twins that run."""
 
     @property
     def good(self) -> bool:
-        """Whether the campaign is done, with nothing lost, doubled, redone or too early, and the audit says so too."""
-        return self.done and self.findings.clean and not self.audit
+        """Whether the campaign is done, with nothing lost, doubled, redone or too early, and the audit says so too.
+
+        Nothing was submitted twice either, not even if it was cancelled; unless the WMS had hidden what it had.
+        """
+        once = self.hidden or not self.findings.resubmitted
+        return self.done and self.findings.clean and once and not self.audit
 
     def __str__(self) -> str:
         said = "".join(f"\naudit: {finding}" for finding in self.audit)
@@ -93,7 +101,9 @@ def play(
     player.create(templates)
     for event in scenario.events:
         player.happen(event)
-    return player.peace()
+    result = player.peace()
+    result.hidden = any(event.settings.get("kind") == "partial" for event in scenario.events)
+    return result
 
 
 class _Player:
@@ -121,7 +131,7 @@ class _Player:
             campaigns.create(life.instance, spec, user="pilot")
             return campaigns.start(life.instance, spec.campaign, user="pilot")
 
-        self._live(create, Death(("create.written",)))
+        self._live(create, Death((FIRST,)))
         status = self._live(create)
         assert status == 0, f"the campaign can't be created: see {self.world.folder / 'log'}"
 
@@ -176,9 +186,11 @@ class _Player:
             return False
 
         status = self._live(live)
-        crashes = Counter(self.world.crashes.read_text().split())
+        struck = self.world.crashes.read_text().split()
+        crashes = Counter(name for name in struck if not name.startswith(PAUSE))
+        pauses = Counter(name.removeprefix(PAUSE) for name in struck if name.startswith(PAUSE))
         left = audited.read_text().splitlines() if audited.exists() else []
-        return Result(status == 0, self._examine(), crashes, int(rounds.read_text()), left)
+        return Result(status == 0, self._examine(), crashes, pauses, int(rounds.read_text()), audit=left)
 
     def _examine(self) -> Findings:
         return examine(self.world.wms.home, self.world.deployment.home, butler=str(self.world.repo))

@@ -14,7 +14,7 @@ from typing import Any
 from cm_dagster.crashpoints import POINTS
 from cm_dagster_tests.faults.life import HOST, WORKER, Death
 
-__all__ = ["ELSEWHERE", "Event", "Scenario", "make_scenario"]
+__all__ = ["ELSEWHERE", "FIRST", "Event", "Scenario", "make_scenario"]
 
 GROUPS = [f"{step}/g{number:04d}" for step in ("step1", "step2") for number in range(3)]
 """Groups of a world's campaign that anything may happen to."""
@@ -22,9 +22,11 @@ _DUELS = 0.3
 """Part of the scenarios in which two hosts meet."""
 _ASIDE = ("decision.", "overrule.", "restart.", "move.", "stage.", "deliver.", "travel.", "lane.")
 """How points begin that are passed where people decide, or where there are several sites."""
+FIRST = "create.written"
+"""The point at which each world dies when it begins."""
 ELSEWHERE = frozenset(
     {
-        "create.written",  # passed when a world begins
+        FIRST,
         "backfill.noted",
         "audit.noted",
         "holds.told",
@@ -167,7 +169,9 @@ def _mishap(chance: random.Random) -> list[Event]:
         [Event("fault", {"kind": "late-list", "seconds": 25.0})],
         [Event("fault", {"kind": "slow", "seconds": 0.2, "times": 5})],
         [Event("fault", {"kind": "down", "times": chance.randint(1, 6)})],
-        [Event("fault", {"kind": "partial", "times": chance.randint(1, 3)})],
+        [Event("fault", {"kind": "partial", "times": chance.randint(1, 3), "fraction": chance.choice([0.5, 1.0])})],
+        [Event("fault", {"kind": "die", "word": chance.choice(["before", "after"])})],
+        [Event("fault", {"kind": "lost-cancel"}), Event("terminate", {"group": group, "force": False})],
         [Event("fault", {"kind": "word", "word": "ODD", "times": 2})],
         [Event("fault", {"kind": "twin"})],
         [Event("order", {"butler": True}), Event("live", {"rounds": 3}), Event("order", {"butler": False})],

@@ -15,7 +15,7 @@ from typing import Any
 from cm_dagster.crashpoints import POINTS
 from cm_dagster.testing.postgres import Database, PostgresServer
 from cm_dagster_tests.faults.play import Result, play
-from cm_dagster_tests.faults.scenario import Scenario, make_scenario
+from cm_dagster_tests.faults.scenario import ELSEWHERE, FIRST, Scenario, make_scenario
 from cm_dagster_tests.faults.world import make_templates
 from cm_dagster_tests.integration.databases import BlankDatabase, pooled
 
@@ -31,14 +31,29 @@ class Tally:
 
     worlds: int = 0
     crashes: Counter[str] = field(default_factory=Counter)
+    pauses: int = 0
+    resubmitted: int = 0
+    """Workflows that were submitted again after a WMS had hidden what it had, and cancelled."""
     rounds: int = 0
     bad: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def deaths(self) -> int:
+        """Number of deaths, without the one with which each world begins."""
+        return self.crashes.total() - self.crashes[FIRST]
+
+    @property
+    def missed(self) -> list[str]:
+        """Points of a campaign's own way at which nobody has died."""
+        return sorted(name for name in POINTS if name not in ELSEWHERE and not self.crashes[name])
 
     def add(self, result: Result, folder: Path) -> None:
         """Count a world; it is kept if anything is wrong with it."""
         self.worlds += 1
         self.crashes += result.crashes
+        self.pauses += result.pauses.total()
+        self.resubmitted += result.findings.resubmitted
         self.rounds = max(self.rounds, result.rounds)
         self.counts.update(result.findings.counts)
         if result.good:
@@ -50,8 +65,11 @@ class Tally:
         """Say it all."""
         lines = [f"{self.crashes[name]:6d}  {name:22s} {what}" for name, what in POINTS.items()]
         lines += ["", *self.bad] if self.bad else []
-        total = f"{self.crashes.total()} deaths in {self.worlds} worlds, {len(self.bad)} not as they should be;"
-        lines += ["", f"{total} most rounds in peace to the end: {self.rounds}"]
+        lines += ["", f"no death at {', '.join(self.missed)}"] if self.missed else []
+        lines += ["", f"{self.pauses} hosts paused and woke beside another one"]
+        lines += [f"{self.resubmitted} submitted again after the WMS had hidden what it had, and cancelled"]
+        total = f"{self.deaths} deaths in {self.worlds} worlds, {len(self.bad)} not as they should be;"
+        lines += [f"{total} most rounds in peace to the end: {self.rounds}"]
         names = ("lost", "twins", "redone", "early")
         return "\n".join([*lines, " ".join(f"{name} {self.counts[name]}" for name in names)])
 
@@ -90,8 +108,8 @@ def run(seed: int, number: int, folder: Path, jobs: int, say: Callable[[str], ob
     # Workers are started afresh, not forked: each begins lives by forks of its own.
     with databases(folder) as blank, ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running: dict[Future[Result], tuple[Path, ExitStack]] = {}
-        while tally.crashes.total() < number or running:
-            while len(running) < jobs and tally.crashes.total() + len(running) * _DEATHS // 2 < number:
+        while tally.deaths < number or running:
+            while len(running) < jobs and tally.deaths + len(running) * _DEATHS // 2 < number:
                 world += 1
                 place = folder / f"world-{seed}-{world:04d}"
                 # Every second world is on PostgreSQL, where much is written at once that is single steps on SQLite.
@@ -105,7 +123,7 @@ def run(seed: int, number: int, folder: Path, jobs: int, say: Callable[[str], ob
                 place, stack = running.pop(done)
                 with stack:
                     tally.add(done.result(), place)
-                say(f"{place.name}: {tally.crashes.total()} deaths")
+                say(f"{place.name}: {tally.deaths} deaths")
     return tally
 
 

@@ -43,6 +43,8 @@ class ScriptedWms(WmsClient):
         self.asked: Counter[str] = Counter()
         self.restarts_as_new = False
         """Whether a restart gives the workflow another id."""
+        self.deaf = False
+        """Whether it confirms cancellations and does nothing."""
         self.restart_breaks = False
         """Whether nobody hears that a workflow was restarted."""
         self.on_one: Callable[[], object] = lambda: None
@@ -83,11 +85,15 @@ class ScriptedWms(WmsClient):
         self.on_one()
         return None if wms_id in self.hidden else self.workflows.get(wms_id)
 
+    def ping(self) -> None:
+        self._answer("ping")
+
     def cancel(self, wms_id: str) -> str:
         self._answer("cancel")
         if wms_id not in self.workflows or wms_id in self.hidden or self.workflows[wms_id].state not in ALIVE:
             raise WmsError(f"the WMS did not cancel workflow {wms_id}: it has ended or is not known")
-        self.set(wms_id, WmsState.CANCELLED)
+        if not self.deaf:
+            self.set(wms_id, WmsState.CANCELLED)
         return "cancelled"
 
     def restart(self, wms_id: str) -> str:

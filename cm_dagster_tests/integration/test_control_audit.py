@@ -54,6 +54,7 @@ def busy(rig: Rig) -> None:
     cancelled = submit(rig, "g0003", 2)
     rig.terminate(cancelled)
     rig.watch()
+    rig.watch()
     submit(rig, "g0003", 3)
     rig.submitter.turns = [rig.submitter.bad]
     rig.submit(rig.queue("g0004"))

@@ -125,6 +125,7 @@ def test_a_restart_by_hand(step: Rig, point: str, begun: State) -> None:
         run_id = step.begin("g0000")
         done(step, Verb.CANCEL)
         step.watch()
+        step.watch()
     step.wms.set("1", WmsState.FAILED)
     with death_at(point):
         do(step, Verb.RESTART, "g0000")

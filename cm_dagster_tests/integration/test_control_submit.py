@@ -455,6 +455,7 @@ def test_killed_and_terminated_while_the_wms_does_not_show_it_yet(step: Rig, for
     step.wms.hidden = set()
     step.watch()
     assert step.wms.alive() == []
+    step.watch()
     assert step.state(run_id) is State.CANCELLED
 
 

@@ -16,8 +16,10 @@ from cm_dagster.plan.names import group_folder
 from cm_dagster.policy.backoff import Wait
 from cm_dagster.policy.states import State
 from cm_dagster.services.submitter import Prepared, SubmitResult
+from cm_dagster.services.wms import WmsState
 from cm_dagster_tests.integration.conftest import Clock
 from cm_dagster_tests.integration.ledger_rig import STEP1, SUBMIT, Rig
+from cm_dagster_tests.integration.stand_ins import Killed
 from cm_dagster_tests.integration.test_control_submit import name
 
 
@@ -53,6 +55,22 @@ def test_a_group_is_free_as_soon_as_its_run_knows_its_workflow(step: Rig, monkey
     step.submitter.turns = [step.submitter.well, look]
     assert step.submit(*runs).submitted == 3
     assert free == ["g0000"]
+
+
+def test_what_fails_while_the_wms_is_away_waits_whatever_the_plugin_says(step: Rig) -> None:
+    run_id = step.queue("g0000")
+
+    def fail(one: Prepared) -> SubmitResult:
+        step.wms.down = True
+        return step.submitter.bad(one)
+
+    step.submitter.turns = [fail]
+    assert step.submit(run_id).waiting == 1
+    cause = waiting(step, run_id).cause
+    assert "the pipeline is wrong" in cause
+    assert "connection refused" in cause
+    step.wms.down = False
+    assert step.submit(run_id).submitted == 1
 
 
 def test_a_transient_failure_waits_longer_each_time(step: Rig, clock: Clock) -> None:
@@ -193,4 +211,18 @@ def test_a_fault_of_ours_is_shown_and_tried_again_later(step: Rig, monkeypatch: 
     assert (done.submitted, done.waiting, len(done.errors)) == (1, 1, 1)
     assert "a bug" in waiting(step, bad).cause
     assert step.submit(bad).submitted == 1
+    assert step.submitter.submissions[name("g0000")] == 1
+
+
+@pytest.mark.parametrize("how", ["dies", "sent"])
+def test_a_host_that_is_away_for_longer_than_the_wms_is_asked_back(step: Rig, clock: Clock, how: str) -> None:
+    """What the WMS has done meanwhile is neither done again nor given up."""
+    run_id = step.queue("g0000")
+    step.submitter.turns = [getattr(step.submitter, how)]
+    with suppress(Killed):
+        step.submit(run_id)
+    step.wms.set("1", WmsState.SUCCEEDED)
+    clock.forward((step.site.spec.wms.history + 1.0) * 86400.0)
+    assert step.submit(run_id).submitted == 1
+    assert step.attempt(run_id).wms_id == "1"
     assert step.submitter.submissions[name("g0000")] == 1

@@ -100,6 +100,7 @@ def test_a_workflow_that_was_done_before_it_could_be_recorded_and_cancelled_is_o
     claims.record(1, {"wms_id": done, "submit_dir": "/there", "run": run_id})
     step.terminate(run_id)
     step.watch()
+    step.watch()
     cancelled = step.attempt(run_id)
     assert (cancelled.state, cancelled.wms_id, cancelled.submit_dir) == (State.CANCELLED, done, "/there")
     told = step.end_message(run_id)
@@ -127,6 +128,7 @@ def test_a_workflow_is_cancelled_though_its_submitter_died_before_the_run_said_t
     step.terminate(run_id, force=True)
     step.watch()
     assert step.wms.workflows[wms_id].state is WmsState.CANCELLED
+    step.watch()
     assert step.attempt(run_id).wms_id == wms_id
 
 
@@ -136,4 +138,5 @@ def test_twins_of_what_is_terminated_are_cancelled_too(step: Rig) -> None:
     step.terminate(run_id)
     step.watch()
     assert step.wms.alive() == []
+    step.watch()
     assert step.state(run_id) is State.CANCELLED

@@ -240,6 +240,7 @@ def test_release_tries_again_what_was_cancelled(step: Rig) -> None:
     done(step, Verb.CANCEL)
     assert "being cancelled" in refused(step, Verb.RELEASE) or "not held" in refused(step, Verb.RELEASE)
     step.watch()
+    step.watch()
     assert step.state(run_id) is State.CANCELLED
     assert done(step, Verb.RELEASE).startswith("cancelled -> attempt 2")
     (view,) = overview(step.instance, ["camp"])
@@ -256,8 +257,9 @@ def test_cancel_ends_the_workflow(step: Rig, state: State) -> None:
     assert done(step, Verb.CANCEL) == f"{state} -> cancelling"
     assert "being cancelled already" in refused(step, Verb.CANCEL)
     step.watch()
-    assert step.state(run_id) is State.CANCELLED
     assert step.wms.alive() == []
+    step.watch()
+    assert step.state(run_id) is State.CANCELLED
 
 
 def test_cancel_ends_what_waits_at_once(step: Rig) -> None:

@@ -72,17 +72,18 @@ def test_a_workflow_that_the_list_lacks_is_asked_for_by_id(step: Rig) -> None:
     assert step.state(run_id) is State.RUNNING
 
 
+@pytest.mark.parametrize("days", [0.5, 5.0])
 def test_what_ended_before_the_oldest_open_attempt_was_submitted_is_not_listed_again(
-    step: Rig, clock: Clock, judge: Judge
+    step: Rig, clock: Clock, judge: Judge, days: float
 ) -> None:
-    clock.forward(-86400.0)
+    clock.forward(-2 * days * 86400.0)
     old = step.wms.add("camp.step1.here.g0000.a01")
     step.wms.set(old, WmsState.SUCCEEDED)
-    clock.forward(43200.0)
-    run_id = step.begin("g0001")  # half a day ago
+    clock.forward(days * 86400.0)
+    run_id = step.begin("g0001")
     wms_id = step.attempt(run_id).wms_id
     step.wms.set(wms_id, WmsState.SUCCEEDED)  # at once, when nobody could look
-    clock.forward(43200.0)
+    clock.forward(days * 86400.0)
     step.watch()
     assert step.wms.listed == [wms_id]
     assert step.state(run_id) is State.ACCEPTED
@@ -206,12 +207,33 @@ def test_terminate_cancels_the_workflow(step: Rig, force: bool) -> None:
     step.terminate(run_id, force=force)
     assert step.state(run_id) is (State.CANCELLED if force else State.CANCELLING)
     step.watch()
+    assert step.wms.workflows["1"].state is WmsState.CANCELLED
+    assert not step.attempt(run_id).swept  # it was asked to: that is all that is known
+    step.watch()
     assert step.state(run_id) is State.CANCELLED
     assert step.attempt(run_id).swept
-    assert step.wms.workflows["1"].state is WmsState.CANCELLED
     assert step.state(other) is State.RUNNING
     step.watch()
     assert step.wms.asked["cancel"] == 1
+
+
+def test_a_cancellation_that_has_no_effect_is_asked_for_again(step: Rig, clock: Clock) -> None:
+    run_id = step.begin("g0000")
+    step.wms.deaf = True
+    step.terminate(run_id)
+    for asked in (1, 1, 2, 2, 2, 3):
+        step.watch()
+        assert step.wms.asked["cancel"] == asked
+        assert step.state(run_id) is State.CANCELLING
+        clock.forward(50.0)
+    assert "the WMS is asked to cancel workflow 1" in step.notes(run_id)
+    step.wms.deaf = False
+    clock.forward(3600.0)
+    step.watch()
+    step.watch()
+    assert step.wms.alive() == []
+    assert step.state(run_id) is State.CANCELLED
+    assert step.end_message(run_id) == "Cancelled: workflow 1 was cancelled."
 
 
 def test_terminate_while_the_wms_is_down_is_not_forgotten(step: Rig) -> None:
@@ -223,6 +245,7 @@ def test_terminate_while_the_wms_is_down_is_not_forgotten(step: Rig) -> None:
     step.wms.down = False
     step.watch()
     assert step.wms.alive() == []
+    step.watch()
     assert step.state(run_id) is State.CANCELLED
 
 

@@ -216,7 +216,10 @@ def test_twins(ground: Ground) -> None:
     assert ground.count() == {"twins": 1}
     ground.fake.cancel(twin)
     assert ground.count() == {}
-    assert ground.examine().cancelled_twins == 1
+    assert (ground.examine().cancelled_twins, ground.examine().resubmitted) == (1, 0)
+    ground.fake.cancel(ground.fake.submit(ground.fake.workflows()[0].name, "/again"))
+    assert ground.count() == {}
+    assert (ground.examine().cancelled_twins, ground.examine().resubmitted) == (2, 1)
     ground.fake.set(twin, "SUCCEEDED")
     assert ground.count() == ground.count(running=True) == {"twins": 1}
 

@@ -30,7 +30,7 @@ from cm_dagster.testing.fakewms.session import (
     session,
 )
 
-__all__ = ["ALWAYS", "ENDED", "HOME", "KINDS", "REQUESTS", "STATES", "FakeWms", "Fault", "Request", "Workflow"]
+__all__ = ["ALWAYS", "ENDED", "HOME", "KINDS", "REQUESTS", "STATES", "TWIN", "FakeWms", "Fault", "Request", "Workflow"]
 
 HOME: Final = "CM_FAKE_WMS_HOME"
 """Environment variable: the folder of the fake WMS that the plugin and the stand-in for ``bps`` use."""
@@ -38,6 +38,8 @@ HOME: Final = "CM_FAKE_WMS_HOME"
 _BEFORE = ("die-before", "down", "error-before", "lost-submit")
 """Faults by which nothing else happens."""
 _AFTER = ("late", "twin", "lost-cancel", "slow", "done-but-error", "done-but-timeout", "die-after")
+TWIN: Final = "done, as a twin"
+"""Outcome of a submission that nobody made."""
 _OUTCOMES = {
     "die-before": "died before it",
     "down": "down",
@@ -106,7 +108,7 @@ class FakeWms:
             wms_id = work.insert(*row, late=late)
             work.write("submit", name, wms_id, _outcome(used))
             if "twin" in used:
-                work.write("submit", name, work.insert(*row, late=late), "done, as a twin")
+                work.write("submit", name, work.insert(*row, late=late), TWIN)
         return wms_id
 
     def check(self, name: str) -> None:

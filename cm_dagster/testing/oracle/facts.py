@@ -41,6 +41,8 @@ class AtWms:
     """When the WMS got it, or a moment before, in seconds since the epoch."""
     ended_itself: bool
     """Whether it ever ended otherwise than by being cancelled."""
+    by_wms: bool = False
+    """Whether the WMS made it by itself, where nobody had submitted a second one."""
 
     @cached_property
     def _parts(self) -> re.Match[str] | None:

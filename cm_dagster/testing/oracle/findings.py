@@ -33,6 +33,9 @@ class Findings:
     found: tuple[Finding, ...] = ()
     cancelled_twins: int = 0
     """Second workflows of a name that were cancelled before they came to an end: by rule, so no fault."""
+    resubmitted: int = 0
+    """Of these, those that were submitted; the others the WMS has made by itself. There can be one only where a WMS
+    has shown a list that lacked what it had: no fault then."""
 
     @property
     def counts(self) -> Mapping[Kind, int]:
@@ -71,10 +74,12 @@ class Findings:
 
     def __str__(self) -> str:
         counts = " ".join(f"{kind} {number}" for kind, number in self.counts.items())
-        twins = [f"cancelled twins, by rule: {self.cancelled_twins}"] if self.cancelled_twins else []
+        told = f"cancelled twins, by rule: {self.cancelled_twins}, of which {self.resubmitted} were submitted"
+        twins = [told] if self.cancelled_twins or self.resubmitted else []
         return "\n".join([counts, *twins, *self.lines])
 
     @classmethod
-    def of(cls, found: Iterable[Finding], cancelled_twins: int) -> Findings:
+    def of(cls, found: Iterable[Finding], cancelled_twins: int, resubmitted: int) -> Findings:
         """Put findings into the order of their kinds."""
-        return cls(tuple(sorted(found, key=lambda each: (KINDS.index(each.kind), each.where))), cancelled_twins)
+        ordered = sorted(found, key=lambda each: (KINDS.index(each.kind), each.where))
+        return cls(tuple(ordered), cancelled_twins, resubmitted)

@@ -26,7 +26,8 @@ def judge(facts: Facts, *, running: bool = False) -> Findings:
         Whether they are under way; else they claim to be complete.
     """
     found = [*twins(facts, running), *redone(facts), *early(facts), *lost(facts, running)]
-    return Findings.of(found, sum(_cancelled_twins(each) for each in facts.by_name.values()))
+    by_name = facts.by_name.values()
+    return Findings.of(found, sum(map(_cancelled_twins, by_name)), sum(_resubmitted(facts, each) for each in by_name))
 
 
 # --------------------------------------------------------------------------------------------------------------- twins
@@ -37,12 +38,21 @@ def _cancelled_twins(same: Sequence[AtWms]) -> int:
     return len(same) - max(kept, 1)
 
 
+def _resubmitted(facts: Facts, same: Sequence[AtWms]) -> int:
+    """Count how often a name was submitted again, whatever became of it."""
+    return max(0, sum(not each.by_wms for each in same) - 1 - _restarts(facts, same[0]))
+
+
+def _restarts(facts: Facts, workflow: AtWms) -> int:
+    same = (each for each in facts.by_group.get(workflow.key, ()) if each.name == workflow.name)
+    return max((each.restarts for each in same), default=0)
+
+
 def twins(facts: Facts, running: bool) -> Iterator[Finding]:
     """Find work that was done twice at once."""
     for name, same in facts.by_name.items():
         kept = [each for each in same if (each.ended_itself if running else not each.cancelled)]
-        restarts = max((each.restarts for each in facts.by_group.get(same[0].key, ()) if each.name == name), default=0)
-        if len(kept) > 1 + restarts:
+        if len(kept) > 1 + _restarts(facts, same[0]):
             shown = ", ".join(f"{each.wms_id} ({each.state})" for each in kept)
             yield Finding("twins", name, f"{len(kept)} workflows have this name and were not cancelled: {shown}")
     for key, attempts in facts.by_group.items():

@@ -12,7 +12,7 @@ from cm_dagster.ledger import campaigns, tags
 from cm_dagster.ledger.plans import Plan, load_plans
 from cm_dagster.services.wms import WmsState, WorkflowReport
 from cm_dagster.testing.fakewms.session import STATE
-from cm_dagster.testing.fakewms.store import FakeWms
+from cm_dagster.testing.fakewms.store import TWIN, FakeWms
 from cm_dagster.testing.oracle.facts import Attempt, AtWms, GroupKey, Step
 
 __all__ = ["attempts_in", "chains_in", "fake_workflows", "reported_workflows", "steps_in", "unmarked_in"]
@@ -45,9 +45,11 @@ def fake_workflows(home: Path) -> list[AtWms]:
     requests = wms.requests()
     submitted = {each.wms_id: each.time for each in requests if each.kind == "submit" and each.wms_id}
     ended = {each.wms_id for each in requests if each.kind == "became" and each.outcome in _ENDS}
+    twins = {each.wms_id for each in requests if each.kind == "submit" and each.outcome == TWIN}
     return [
-        AtWms(each.wms_id, each.name, each.state, submitted[each.wms_id], each.wms_id in ended)
+        AtWms(id_, each.name, each.state, submitted[id_], id_ in ended, id_ in twins)
         for each in wms.workflows()
+        for id_ in [each.wms_id]
     ]
 
 

@@ -106,6 +106,14 @@ def test_failed_look_up_is_not_an_empty_one() -> None:
     assert caught.value.transient
 
 
+def test_a_plugin_that_cannot_list_is_not_one_with_an_empty_list() -> None:
+    Plugin.answers["report"] = ([], "Run summary not implemented yet")
+    with pytest.raises(WmsError, match="lists no workflows: Run summary not implemented yet"):
+        client().find(["a"], history=1)
+    Plugin.answers["report"] = ([], "")
+    assert client().find(["a"], history=1) == {"a": []}
+
+
 def test_unknown_workflow_has_no_report() -> None:
     Plugin.answers["report"] = ([], "No records found")
     assert client().report_one("9", history=1) is None

@@ -303,7 +303,7 @@ def test_what_is_printed() -> None:
     world.twin(accepted(world, G1), "DELETED")
     world.workflows.remove(workflow(world, accepted(world, G2)))
     lines = str(world.judge()).splitlines()
-    assert lines[:2] == ["lost 1 twins 0 redone 0 early 0", "cancelled twins, by rule: 1"]
+    assert lines[:2] == ["lost 1 twins 0 redone 0 early 0", "cancelled twins, by rule: 1, of which 1 were submitted"]
     assert lines[2].startswith("lost: camp.step1.here.g0002.a01: run run1 is accepted, but the WMS has no workflow")
 
 

@@ -53,13 +53,13 @@ def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
     are chains that are being set, or wait after a failure.
     """
     boards = [board for board in load_boards(instance) if board.campaign.started]
+    index = index_of(instance)
     steps = {
         StepId(board.name, step, site.name): board.campaign
         for board in boards
         for step in (board.active if site.spec.home else board.plans)
-        if not site.spec.home or not is_complete(instance, board.plans[step], except_chains_of=site.name)
+        if not site.spec.home or not is_complete(instance, board.plans[step], except_chains_of=site.name, index=index)
     }
-    index = index_of(instance)
     chained = Document.CHAINED.read(instance, steps)
     due = []
     for step, campaign in steps.items():
@@ -110,7 +110,8 @@ def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.A
         return key in due
 
     planned = [step for step in board.active if not board.lanes_left(step)]
-    complete = [step for step in planned if is_complete(instance, board.plans[step], except_chains_of=home.name)]
+    index = index_of(instance)
+    complete = [s for s in planned if is_complete(instance, board.plans[s], except_chains_of=home.name, index=index)]
     collecting = [step for step in complete if is_due(collected_key(board.name, step))]
     assets = [collected_key(board.name, step) for step in collecting]
     begin = board.may_plan(also_collected=collecting)

@@ -17,7 +17,7 @@ from cm_dagster.control.steps import Document, accepted
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import CmError
 from cm_dagster.ledger import campaigns, store
-from cm_dagster.ledger.attempts import index_of
+from cm_dagster.ledger.attempts import index_at
 from cm_dagster.plan.names import StepId, site_output
 
 __all__ = ["Chained", "chain", "one_writer"]
@@ -90,7 +90,7 @@ def chain(instance: dg.DagsterInstance, site: Site, step: StepId) -> Chained:
     """
     spec = campaigns.find(instance, step.campaign).spec
     with one_writer(site.area, step.campaign):
-        index = index_of(instance)
+        index = index_at(instance, step)
         numbers = accepted(index, step)
         latest = index.of_step(step)
         groups = {name: latest[name].outputs(spec.butler.output) for name in numbers}

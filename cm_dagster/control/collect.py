@@ -10,7 +10,7 @@ from cm_dagster.control.site import Site
 from cm_dagster.control.steps import Document
 from cm_dagster.crashpoints import crash_point
 from cm_dagster.errors import LedgerError
-from cm_dagster.ledger.attempts import index_of
+from cm_dagster.ledger.attempts import AttemptIndex, index_of
 from cm_dagster.ledger.events import Metadata
 from cm_dagster.ledger.plans import Plan, load_plan
 from cm_dagster.plan.names import StepId, step_output
@@ -21,7 +21,9 @@ from cm_dagster.spec import CampaignSpec
 __all__ = ["collect", "is_complete", "missing_groups", "step_runs"]
 
 
-def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> list[str]:
+def missing_groups(
+    instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "", index: AttemptIndex | None = None
+) -> list[str]:
     """Name the groups of a step that are not both accepted and at the home site: chained there, or delivered.
 
     Parameters
@@ -32,8 +34,10 @@ def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of
         The step's plan.
     except_chains_of
         Site whose groups need only be accepted.
+    index
+        All attempts, up to date; by default they are brought so.
     """
-    index = index_of(instance)
+    index = index or index_of(instance)
     steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
     there = {
         **Document.CHAINED.read(instance, [step for step in steps if step.site not in plan.remote]),
@@ -48,20 +52,22 @@ def missing_groups(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of
     return [group.name for group in plan.groups if (group.site, group.name) not in done]
 
 
-def is_complete(instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "") -> bool:
+def is_complete(
+    instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "", index: AttemptIndex | None = None
+) -> bool:
     """Whether `missing_groups` names none; as long as groups are not accepted, that is told by counting alone.
 
     Parameters
     ----------
-    instance, plan, except_chains_of
+    instance, plan, except_chains_of, index
         As of `missing_groups`.
     """
-    index = index_of(instance)
+    index = index or index_of(instance)
     steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
     # Accepted may also be groups that are split or moved by now: so many more do not show that all others are.
     if any(len(index.accepted(step)) < len(plan.at(step.site)) for step in steps):
         return False
-    return not missing_groups(instance, plan, except_chains_of=except_chains_of)
+    return not missing_groups(instance, plan, except_chains_of=except_chains_of, index=index)
 
 
 def step_runs(instance: dg.DagsterInstance, plan: Plan, output: str) -> list[str]:

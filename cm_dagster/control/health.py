@@ -172,6 +172,7 @@ def write_progress(
     site: str,
     jobs: Mapping[str, Mapping[str, int]],
     waits: Mapping[str, Wait] | None = None,
+    before: Mapping[str, Progress] | None = None,
 ) -> None:
     """Write down how a site's open attempts go on, if any of it changed.
 
@@ -185,8 +186,10 @@ def write_progress(
         Job counts by run id; attempts that are neither here nor in ``waits`` are forgotten.
     waits
         By run id, why an attempt waits.
+    before
+        What was written last, if it is known; by default it is read.
     """
-    before = read_progress(instance, site)
+    before = read_progress(instance, site) if before is None else before
     waits = waits or {}
     now = {}
     for run_id in [*jobs, *(run_id for run_id in waits if run_id not in jobs)]:

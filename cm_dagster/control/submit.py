@@ -31,7 +31,7 @@ from cm_dagster.control.claim import Taken, take
 from cm_dagster.control.health import write_health
 from cm_dagster.control.history import iso
 from cm_dagster.control.lifeline import hold_life_line
-from cm_dagster.control.lookback import lookback
+from cm_dagster.control.lookback import lookback, reach
 from cm_dagster.control.redo import check_rescued
 from cm_dagster.control.rules import BadEnd, end_badly
 from cm_dagster.control.site import Site
@@ -247,7 +247,8 @@ class _Batch:
     def _find(self, taken: Sequence[Taken], known: Sequence[str] = ()) -> dict[str, list[str]]:
         """Look for workflows of attempts by their names, as far back as there can be any."""
         attempts = [each.attempt for each in taken]
-        history = lookback(self.site, attempts)
+        new = all(each.new for each in taken)  # nobody has submitted anything for these
+        history = reach(attempts) if new else lookback(self.site, attempts)
         return self.site.wms.find([each.id.workflow for each in attempts], history, known)
 
     def _adopt_found(self, taken: Taken, found: Sequence[str], left: SubmitResult | None) -> None:

@@ -152,7 +152,7 @@ class _Look:
         self._accept()
         self._tell_states()
         crash_point("watch.done")
-        write_progress(self.instance, self.site.name, self.jobs, self.waits)
+        write_progress(self.instance, self.site.name, self.jobs, self.waits, self.before)
         self.seen.summary = ", ".join(f"{count} {word}" for word, count in sorted(self.words.items()) if count)
         return self.seen
 

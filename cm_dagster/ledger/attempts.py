@@ -16,7 +16,7 @@ import dagster as dg
 
 from cm_dagster.ledger import tags
 from cm_dagster.ledger.refusal import group_tag
-from cm_dagster.ledger.rows import RunRow, all_runs, of_runs, read_run, started, tagged, written_since
+from cm_dagster.ledger.rows import RunRow, all_runs, of_jobs, of_runs, read_run, started, tagged, written_since
 from cm_dagster.plan.names import AttemptId, StepId
 from cm_dagster.plan.recipe import Recipe
 from cm_dagster.policy.line import Latest
@@ -226,6 +226,8 @@ def read_started(instance: dg.DagsterInstance, site: str) -> list[Attempt]:
 
 
 _BEFORE = ("", State.QUEUED)
+_BY_HAND = "__ASSET_JOB"
+"""Dagster's name for the job of assets that were chosen by hand."""
 
 
 class AttemptIndex:
@@ -256,6 +258,11 @@ class AttemptIndex:
         """Read the attempts at some groups alone."""
         with self._lock:
             self._take(tagged(instance, tags.GROUP, [group_tag(step.tag, group) for group in groups]))
+
+    def read_step(self, instance: dg.DagsterInstance, step: StepId) -> None:
+        """Read the attempts at a step alone, and those that were launched by hand at any."""
+        with self._lock:
+            self._take(of_jobs(instance, [step.job, _BY_HAND]))
 
     def _take(self, rows: Iterable[RunRow]) -> None:
         for row in rows:
@@ -360,13 +367,16 @@ def index_of(instance: dg.DagsterInstance) -> AttemptIndex:
     return index
 
 
-def index_at(instance: dg.DagsterInstance, step: StepId, groups: Iterable[str]) -> AttemptIndex:
-    """Give this process's index, up to date, if it has one; else one of the attempts at some groups of a step alone.
+def index_at(instance: dg.DagsterInstance, step: StepId, groups: Iterable[str] | None = None) -> AttemptIndex:
+    """Give this process's index, up to date, if it has one; else one of the attempts at a step or some of its groups.
 
     The process of a run does not live long enough for all attempts to be read.
     """
     if instance.root_directory in _INDEXES:
         return index_of(instance)
     index = AttemptIndex()
-    index.read_groups(instance, step, groups)
+    if groups is None:
+        index.read_step(instance, step)
+    else:
+        index.read_groups(instance, step, groups)
     return index

@@ -53,6 +53,10 @@ class Plan:
             found.setdefault(group.site, []).append(group)
         return {site: tuple(groups) for site, groups in found.items()}
 
+    @cached_property
+    def _by_name(self) -> dict[str, Group]:
+        return {group.name: group for group in self.groups}
+
     def group(self, name: str) -> Group:
         """Look up a group.
 
@@ -61,9 +65,8 @@ class Plan:
         LedgerError
             If the step has no such group.
         """
-        for group in self.groups:
-            if group.name == name:
-                return group
+        if (found := self._by_name.get(name)) is not None:
+            return found
         last = self.groups[-1].name if self.groups else "none"
         raise LedgerError(f"{self.campaign}/{self.step} has no group {name!r}", advice=f"its last group is {last}")
 

@@ -19,7 +19,7 @@ from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
 from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
 from dagster._serdes import deserialize_value
 
-__all__ = ["RunRow", "all_runs", "last_events", "of_runs", "read_run", "started", "tagged", "written_since"]
+__all__ = ["RunRow", "all_runs", "last_events", "of_jobs", "of_runs", "read_run", "started", "tagged", "written_since"]
 
 _RUNS = 8192
 """Runs whose deserialised form a process keeps: more than are open at a time (6 kB each)."""
@@ -82,6 +82,11 @@ def of_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> list[RunRow
     ]
 
 
+def of_jobs(instance: dg.DagsterInstance, names: Sequence[str]) -> list[RunRow]:
+    """Read the runs of some jobs."""
+    return _read(instance, RunsTable.c.pipeline_name.in_(names))
+
+
 def all_runs(instance: dg.DagsterInstance) -> list[RunRow]:
     """Read all runs."""
     return _read(instance)
@@ -92,7 +97,9 @@ def written_since(instance: dg.DagsterInstance, since: datetime) -> dict[str, da
     storage: Any = instance.run_storage
     columns = RunsTable.c.run_id, RunsTable.c.update_timestamp
     later = RunsTable.c.update_timestamp > since.astimezone(UTC).replace(tzinfo=None)
-    rows = storage.fetchall(sa.select(*columns).where(later))
+    # All of them; the index of these tables begins with the status.
+    any_status = RunsTable.c.status.in_([status.value for status in dg.DagsterRunStatus])
+    rows = storage.fetchall(sa.select(*columns).where(any_status, later))
     return {row["run_id"]: row["update_timestamp"].replace(tzinfo=UTC) for row in rows}
 
 

@@ -33,7 +33,7 @@ def put(instance: dg.DagsterInstance, key: str, document: Any) -> None:
     """
     text = json.dumps(document, separators=(",", ":"), sort_keys=True)
     if len(text) >= _COMPRESS_FROM:
-        text = "z" + base64.b85encode(zlib.compress(text.encode())).decode()
+        text = "y" + base64.b64encode(zlib.compress(text.encode())).decode()
     # One key a call: SQLite storage mistakes several.
     instance.daemon_cursor_storage.set_cursor_values({_PREFIX + key: text})
 
@@ -53,6 +53,6 @@ def get_many(instance: dg.DagsterInstance, keys: Iterable[str]) -> dict[str, Any
 
 
 def _decode(text: str) -> Any:
-    if text.startswith("z"):
-        text = zlib.decompress(base64.b85decode(text[1:])).decode()
+    if text.startswith("y"):
+        text = zlib.decompress(base64.b64decode(text[1:])).decode()
     return json.loads(text)

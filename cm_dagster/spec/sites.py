@@ -24,8 +24,8 @@ class WmsSpec(Model):
     """Time after which a submitted workflow can be found at the WMS, in seconds; by default 30. A look-up that finds
     nothing is believed only after it."""
     history: float = Field(default=3.0, gt=0)
-    """How far back the WMS is asked for ended workflows, in days; by default 3. A look at what is in flight goes
-    no further back than to when the oldest of it was submitted."""
+    """How far back the WMS is asked for ended workflows, in days; by default 3. For an attempt that is older it is
+    asked back to when that was requested; what is new is not looked for before that."""
 
 
 class SiteStack(Model):

@@ -45,7 +45,7 @@ def _gaps(land: Land, names: Sequence[str]) -> list[tuple[float, ...]]:
         accepted = max(end for _, end in runs[before])
         asked = min(made for made, _ in runs[after])
         sent = min(flow.submitted for flow in flows[after])
-        found.append((accepted - ended, asked - accepted, sent - asked, sent - accepted))
+        found.append((accepted - ended, asked - accepted, sent - asked, sent - accepted, sent - ended))
     return found
 
 
@@ -68,7 +68,7 @@ def _runs(land: Land) -> Mapping[str, list[tuple[float, float]]]:
 
 def _table(gaps: Sequence[Sequence[float]]) -> Table:
     made = Table(title=f"From the end of a step at the WMS to the next step; a tick each {_TICK:.0f} s; seconds")
-    for column in ("", "acceptance", "then first request", "then submission", "from acceptance"):
+    for column in ("", "acceptance", "then first request", "then submission", "acceptance to submission", "all"):
         made.add_column(column, justify="right")
     parts = list(zip(*gaps, strict=True))
     rows = {f"{number} to {number + 1}": gap for number, gap in enumerate(gaps, 1)}

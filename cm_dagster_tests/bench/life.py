@@ -27,8 +27,9 @@ __all__ = ["bench", "bench_flight", "bench_flight_large", "bench_large", "bench_
 _QUICK = [(100, 1, True), (100, 2, True), (100, 3, True), (32, 4, True), (100, 1, False)]
 _LARGE = [(1000, 1, True), (1000, 2, True), (5000, 1, True), (10000, 1, True)]
 """Groups of each step, steps, and whether on PostgreSQL (else SQLite)."""
-_FLIGHTS = (100, 1000)
-_FLIGHTS_LARGE = (5000, 10_000)
+_FLIGHTS = ((100, 100), (1000, 1000), (10_000, 500))
+_FLIGHTS_LARGE = ((5000, 5000), (10_000, 10_000))
+"""Groups of the step, and how many of them may be in flight."""
 _SITES = (SITE, "east", "north", "west")
 _REST = 60.0
 """Seconds for which a deployment is watched that has nothing to do."""
@@ -107,20 +108,23 @@ def bench_flight_large(folder: Path) -> Table:
     return _flights(folder, _FLIGHTS_LARGE)
 
 
-def _flights(folder: Path, numbers: Sequence[int]) -> Table:
-    made = Table(title=f"N workflows that never end, a tick each {TICK:.0f} s: CPU ms a tick, peak MB")
-    for column in ("N", "daemon", "code server", "PostgreSQL", "all", "peak MB"):
+def _flights(folder: Path, shapes: Sequence[tuple[int, int]]) -> Table:
+    made = Table(title=f"Workflows that never end, a tick each {TICK:.0f} s; CPU ms a tick of all sensors, peak MB")
+    for column in ("groups", "in flight", "ticks", "daemon", "code server", "PostgreSQL", "all", "peak MB"):
         made.add_column(column, justify="right")
-    for groups in numbers:
-        with open_land(folder / str(groups), groups, in_flight=groups) as land:
+    for groups, flying in shapes:
+        with open_land(folder / f"{groups}-{flying}", groups, in_flight=flying) as land:
             land.create(groups, 1)
             land.start()
-            land.wait_for_flight(groups, _PATIENCE + _PATIENCE_EACH * groups)
+            land.wait_for_flight(flying, _PATIENCE + _PATIENCE_EACH * flying)
             with Peaks(land.roots) as peaks:
-                cost = {kind: each * TICK * 1e3 for kind, each in _rates(land.roots).items()}
+                began = land.ticks()
+                rates = _rates(land.roots)
+                ticks = land.ticks() - began
+        cost = {kind: each * _REST / ticks * 1e3 for kind, each in rates.items()}
         kinds = (f"{cost[kind]:.0f}" for kind in ("daemon", "code server", "PostgreSQL"))
         most = ", ".join(f"{kind} {peak:.0f}" for kind, peak in peaks.most.items() if kind in cost)
-        made.add_row(f"{groups:,}", *kinds, f"{sum(cost.values()):.0f}", most)
+        made.add_row(f"{groups:,}", f"{flying:,}", f"{ticks:.1f}", *kinds, f"{sum(cost.values()):.0f}", most)
     return made
 
 

@@ -50,6 +50,8 @@ class Result:
     """Whether its WMS has shown lists without what it had."""
     audit: list[str] = field(default_factory=list)
     """What the nightly audit finds at the end, after it has cancelled twins that run."""
+    scenario: Path | None = None
+    """File from which it can be played again."""
 
     @property
     def good(self) -> bool:
@@ -62,7 +64,8 @@ class Result:
 
     def __str__(self) -> str:
         said = "".join(f"\naudit: {finding}" for finding in self.audit)
-        return f"{'done' if self.done else 'NOT DONE'}  {self.findings}{said}"
+        again = f"\nto play it again: make faults REPLAY={self.scenario}"
+        return f"{'done' if self.done else 'NOT DONE'}  {self.findings}{said}{again}"
 
 
 def working_folder() -> Path:
@@ -103,6 +106,7 @@ def play(
         player.happen(event)
     result = player.peace()
     result.hidden = any(event.settings.get("kind") == "partial" for event in scenario.events)
+    result.scenario = folder / "scenario.json"
     return result
 
 

@@ -1,7 +1,11 @@
-"""Anything may happen in any order: outages, deaths, what pilots do, clocks that jump."""
+"""Anything may happen in any order: outages, deaths, what pilots do, clocks that jump.
+
+For more than the few examples of each run of the tests: ``CM_FUZZ_EXAMPLES=100``, and ``--hypothesis-seed`` for others.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -60,7 +64,7 @@ _events = st.one_of(
 
 @given(st.lists(_events, min_size=2, max_size=10).map(lambda events: Scenario(tuple(events))))
 @settings(
-    max_examples=4,
+    max_examples=int(os.environ.get("CM_FUZZ_EXAMPLES", "4")),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an example takes long: shrink by hand from its file
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],

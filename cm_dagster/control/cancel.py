@@ -19,10 +19,11 @@ from cm_dagster.policy.states import State
 from cm_dagster.services.submitter import SubmitOutcome, read_result
 from cm_dagster.services.wms import WmsState, WorkflowReport
 
-__all__ = ["cancel"]
+__all__ = ["OVER", "cancel"]
 
 _ASKED = "is asked to end"
-_OVER = (WmsState.SUCCEEDED, WmsState.FAILED, WmsState.CANCELLED)
+OVER = (WmsState.SUCCEEDED, WmsState.FAILED, WmsState.CANCELLED)
+"""States in which a workflow does not run, nor will by itself."""
 
 
 def cancel(
@@ -114,7 +115,7 @@ def _stop(site: Site, attempt: Attempt, wms_id: str, reports: Mapping[str, Workf
         report = site.wms.report_one(wms_id, lookback(site, [attempt]))
     if report is None:
         return ""
-    if report.state in _OVER:  # one that has ended can't be cancelled, and need not be
+    if report.state in OVER:  # one that has ended can't be cancelled, and need not be
         return "was cancelled" if report.state is WmsState.CANCELLED else f"had {report.state} before"
     site.wms.cancel(wms_id)
     crash_point("watch.stopped")

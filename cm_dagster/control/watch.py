@@ -13,7 +13,7 @@ from functools import cached_property, partial
 import dagster as dg
 
 from cm_dagster.control.atonce import all_or_each
-from cm_dagster.control.cancel import cancel
+from cm_dagster.control.cancel import OVER, cancel
 from cm_dagster.control.health import Progress, read_health, read_progress, write_health, write_progress
 from cm_dagster.control.judge import settle
 from cm_dagster.control.lookback import lookback, reach
@@ -221,13 +221,14 @@ class _Look:
 
     def _cancel(self, attempt: Attempt) -> str:
         """Have the workflow of a cancelled attempt end; while it does not, the WMS is asked less and less often."""
-        alive, wait = self.alive[attempt.id.workflow], self._wait(attempt)
-        if time.monotonic() > self.end or (alive and wait and not wait.is_due(time.time())):
+        alive, wait, own = self.alive[attempt.id.workflow], self._wait(attempt), self.reports.get(attempt.wms_id)
+        going = [*dict.fromkeys([*([attempt.wms_id] if own and own.state not in OVER else []), *alive])]
+        if time.monotonic() > self.end or (going and wait and not wait.is_due(time.time())):
             self._keep(attempt)
             return State.CANCELLING
         state = cancel(self.instance, self.site, attempt, self.reports, alive)
-        if alive and state is State.CANCELLING:
-            self._put_off(attempt, f"the WMS is asked to cancel workflow {', '.join(alive)}", attempt.run_id)
+        if going and state is State.CANCELLING:
+            self._put_off(attempt, f"the WMS is asked to cancel workflow {', '.join(going)}", attempt.run_id)
         return state
 
     def _shown(self, attempt: Attempt, report: WorkflowReport) -> str:

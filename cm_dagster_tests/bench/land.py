@@ -110,7 +110,7 @@ class Land:
 
     def wait_for_flight(self, groups: int, patience: float) -> None:
         """Wait until so many workflows are at the WMS and no run is left."""
-        wait_for("all workflows at the WMS", lambda: len(self.pending()) == groups, patience, every=1.0)
+        wait_for("all workflows at the WMS", lambda: len(self.living()) == groups, patience, every=1.0)
         self.wait_for_runs()
 
     def wait_for_runs(self) -> None:
@@ -163,19 +163,22 @@ class Land:
         Parameters
         ----------
         rate
-            How many of them in a second; by default each as soon as it appears.
+            How many of them in a second, which run until then; by default each ends as soon as it appears.
         """
         over = threading.Event()
 
         def answer() -> None:
             began, done = time.monotonic(), 0
             while not over.wait(0.2):
-                due, pending = rate * (time.monotonic() - began) - done, self.pending()
-                if not pending:  # nobody catches up on what could not end
+                due, living = rate * (time.monotonic() - began) - done, self.living()
+                if not living:  # nobody catches up on what could not end
                     began, done = time.monotonic(), 0
-                for site, wms_id in pending[: int(due)]:
+                for site, wms_id, _ in living[: int(due)]:
                     self.wms[site].set(wms_id, "SUCCEEDED")
                     done += 1
+                for site, wms_id, state in living[int(due) :]:
+                    if state == "PENDING":
+                        self.wms[site].set(wms_id, "RUNNING")
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
@@ -185,14 +188,14 @@ class Land:
             over.set()
             thread.join()
 
-    def pending(self) -> list[tuple[str, str]]:
-        """Sites and ids of the workflows that have not ended, the oldest first."""
+    def living(self) -> list[tuple[str, str, str]]:
+        """Sites, ids and states of the workflows that have not ended, the oldest first."""
         found = []
         for site, wms in self.wms.items():
             with closing(connect(wms.home)) as db:
-                rows = db.execute("SELECT submitted, id FROM workflow WHERE state = 'PENDING'")
-                found += [(submitted, site, str(wms_id)) for submitted, wms_id in rows]
-        return [(site, wms_id) for _, site, wms_id in sorted(found)]
+                rows = db.execute("SELECT submitted, id, state FROM workflow WHERE state IN ('PENDING', 'RUNNING')")
+                found += [(submitted, site, str(wms_id), state) for submitted, wms_id, state in rows]
+        return [(site, wms_id, state) for _, site, wms_id, state in sorted(found)]
 
     # -------------------------------------------------------------------------------------------------- the storage
 

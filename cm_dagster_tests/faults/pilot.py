@@ -6,14 +6,17 @@ import dagster as dg
 
 from cm_dagster.control.site import current_site
 from cm_dagster.control.submit import submit
+from cm_dagster.control.verbs import Order, act
 from cm_dagster.ledger.attempts import Attempt, index_of
 from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
+from cm_dagster.policy.verbs import Verb
 from cm_dagster_tests.faults.life import LOG, Life
+from cm_dagster_tests.faults.scenario import GROUPS
 from cm_dagster_tests.faults.world import CAMPAIGN, SITE
 from cm_dagster_tests.integration.ledger_rig import Launcher
 
-__all__ = ["launch", "repair", "submit_again", "terminate"]
+__all__ = ["decide", "launch", "release_all", "repair", "submit_again", "terminate"]
 
 _STOPPED = (State.FAILED, State.CANCELLED)
 
@@ -46,6 +49,19 @@ def terminate(life: Life, group: str, *, force: bool) -> None:
     now = life.instance.get_run_by_id(attempt.run_id)
     if force and now is not None and not now.is_finished:
         life.instance.report_run_canceled(now)
+
+
+def decide(life: Life, group: str, verb: Verb) -> None:
+    """Decide about a group as with ``cm group VERB``; what is refused changes nothing."""
+    step, _, name = group.partition("/")
+    if _is_planned(life, group):
+        act(life.instance, current_site(), CAMPAIGN, step, [name], Order(verb, "pilot", "since I say so"))
+
+
+def release_all(life: Life) -> None:
+    """Release whatever is held."""
+    for group in GROUPS:
+        decide(life, group, Verb.RELEASE)
 
 
 def submit_again(life: Life) -> None:

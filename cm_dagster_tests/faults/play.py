@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from cm_dagster.ledger import campaigns
+from cm_dagster.policy.verbs import Verb
 from cm_dagster.testing.fakewms.store import Fault
 from cm_dagster.testing.oracle import Findings, examine
 from cm_dagster_tests.faults import pilot
@@ -179,6 +180,7 @@ class _Player:
         rounds, audited = self.world.folder / "rounds", self.world.folder / "audit"
 
         def live(life: Life) -> bool:
+            pilot.release_all(life)
             for number in range(_PEACE):
                 rounds.write_text(str(number))
                 if life.is_done():
@@ -210,6 +212,8 @@ def _act(life: Life, event: Event) -> bool:
     for group in groups:
         if event.do == "terminate":
             pilot.terminate(life, group, force=event.settings["force"])
+        elif event.do == "decide":
+            pilot.decide(life, group, Verb(event.settings["verb"]))
         else:
             pilot.launch(life, group)
     return True

@@ -14,7 +14,7 @@ from typing import Any
 from cm_dagster.crashpoints import POINTS
 from cm_dagster_tests.faults.life import HOST, WORKER, Death
 
-__all__ = ["ELSEWHERE", "FIRST", "Event", "Scenario", "make_scenario"]
+__all__ = ["ELSEWHERE", "FIRST", "GROUPS", "Event", "Scenario", "make_scenario"]
 
 GROUPS = [f"{step}/g{number:04d}" for step in ("step1", "step2") for number in range(3)]
 """Groups of a world's campaign that anything may happen to."""
@@ -49,7 +49,7 @@ class Event:
     do: str
     """``live`` (go on, until death or for some rounds), ``duel`` (two hosts at once, the first of which pauses at a
     point), ``fault`` (of the WMS), ``order`` (to the cluster or the Butler), ``clock``, or what a pilot does:
-    ``terminate``, ``launch``."""
+    ``terminate``, ``launch``, ``decide`` (a verb of ``cm group``)."""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

@@ -28,6 +28,8 @@ _FAULTS = (
     "lost-cancel",
 )
 """What goes wrong at the WMS, and comes right again: a workflow that it has forgotten waits for a person."""
+_VERBS = ("retry", "restart", "reject", "cancel", "hold", "release")
+"""What a pilot decides about a group."""
 _group = st.sampled_from(GROUPS)
 _events = st.one_of(
     st.builds(lambda rounds: Event("live", {"rounds": rounds}), st.integers(1, 4)),
@@ -59,6 +61,7 @@ _events = st.one_of(
     st.builds(lambda seconds: Event("clock", {"seconds": seconds}), st.sampled_from([-3600.0, 600.0, 86400.0])),
     st.builds(lambda group, force: Event("terminate", {"group": group, "force": force}), _group, st.booleans()),
     st.builds(lambda group: Event("launch", {"group": group}), _group),
+    st.builds(lambda group, verb: Event("decide", {"group": group, "verb": verb}), _group, st.sampled_from(_VERBS)),
 )
 
 

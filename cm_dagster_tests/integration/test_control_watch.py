@@ -217,8 +217,10 @@ def test_terminate_cancels_the_workflow(step: Rig, force: bool) -> None:
     assert step.wms.asked["cancel"] == 1
 
 
-def test_a_cancellation_that_has_no_effect_is_asked_for_again(step: Rig, clock: Clock) -> None:
+@pytest.mark.parametrize("said", [WmsState.RUNNING, WmsState.UNKNOWN])
+def test_a_cancellation_that_has_no_effect_is_asked_for_again(step: Rig, clock: Clock, said: WmsState) -> None:
     run_id = step.begin("g0000")
+    step.wms.set("1", said)
     step.wms.deaf = True
     step.terminate(run_id)
     for asked in (1, 1, 2, 2, 2, 3):

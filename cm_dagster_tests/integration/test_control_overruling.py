@@ -100,6 +100,7 @@ def test_a_cancelled_attempt_can_be_restarted(step: Rig) -> None:
     done(step, Verb.CANCEL)
     assert "being cancelled" in refused(step, Verb.RESTART)
     step.watch()
+    step.watch()
     done(step, Verb.RESTART)
     assert not step.attempt(run_id).swept
     step.watch()

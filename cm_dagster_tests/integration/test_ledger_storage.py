@@ -423,6 +423,7 @@ def test_a_workflow_whose_id_was_lost_to_a_terminate_is_cancelled(
     assert rig.attempt(run_id).wms_id == ""
     rig.watch()
     assert rig.wms.alive() == []
+    rig.watch()
     assert (rig.state(run_id), rig.attempt(run_id).swept) == (State.CANCELLED, True)
 
 
@@ -431,6 +432,8 @@ def test_a_cancellation_that_was_lost_is_made_sure_of_again(rig: Rig, lost: tupl
     stale = run_of(rig, run_id)
     rig.terminate(run_id, force=True)
     rig.watch()
+    rig.watch()
+    assert rig.attempt(run_id).swept
     overtake(rig, stale, dg.DagsterEventType.RUN_CANCELED)
     assert not rig.attempt(run_id).swept
     rig.watch()

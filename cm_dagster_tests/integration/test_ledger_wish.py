@@ -104,6 +104,7 @@ def test_a_backfill_that_a_person_cancels_cancels_its_attempts(rig: Rig, both: t
     assert not daemon_pass(rig)
     assert [rig.state(run_id) for run_id in both] == [State.CANCELLED, State.CANCELLING]
     rig.watch()
+    rig.watch()
     assert rig.state(both[1]) is State.CANCELLED
     assert daemon_pass(rig)
 
@@ -119,6 +120,7 @@ def test_a_person_terminates_single_attempts_of_a_failing_backfill(
         if force and run and not run.is_finished:  # what GraphQL's MARK_AS_CANCELED_IMMEDIATELY does next
             rig.instance.report_run_canceled(run)
     assert [rig.state(run_id) for run_id in both] == [State.CANCELLED, State.CANCELLED if force else State.CANCELLING]
+    rig.watch()
     rig.watch()
     assert rig.attempt(both[1]).swept
     assert daemon_pass(rig)

@@ -9,10 +9,11 @@ import pytest
 from dagster._core.launcher.base import LaunchRunContext, WorkerStatus
 from dagster._core.run_coordinator import SubmitRunContext
 
-from cm_dagster.ledger import events, tags
-from cm_dagster.ledger.attempts import index_of
+from cm_dagster.ledger import attempts, events, tags
+from cm_dagster.ledger.attempts import index_at, index_of
 from cm_dagster.ledger.coordinator import CampaignRunCoordinator
 from cm_dagster.ledger.launcher import CampaignRunLauncher
+from cm_dagster.plan.names import StepId
 from cm_dagster.policy.states import State
 from cm_dagster_tests.integration.ledger_rig import STEP1, Launcher, Rig, open_launcher
 
@@ -73,6 +74,25 @@ def test_a_launch_makes_an_attempt(rig: Rig, ui: Launcher, job: str, selected: b
     assert wanted.items() <= run.tags.items()
     (attempt,) = index_of(rig.instance).open_at("here")
     assert (attempt.run_id, attempt.state, attempt.by_person) == (run.run_id, State.QUEUED, True)
+
+
+def test_a_process_without_an_index_reads_a_step_alone(rig: Rig, ui: Launcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its attempts, also those that were launched by hand."""
+    runs = [ui.launch("g0000", job=STEP1.job), ui.launch("g0001"), ui.launch("g0002", more=DISPATCH)]
+    other = StepId("camp", "step2", STEP1.site)
+    rig.queue("g0000", step=other)
+    for run in runs:
+        rig.carry_on(run.run_id, State.RUNNING)
+        events.accept(rig.instance, events.Acceptance(rig.attempt(run.run_id), "good", {}))
+    monkeypatch.setattr(attempts, "_INDEXES", {})
+    index = index_at(rig.instance, STEP1)
+    assert index.accepted(STEP1) == {"g0000": 1, "g0001": 1, "g0002": 1}
+    assert {name: each.run_id for name, each in index.of_step(STEP1).items()} == dict(
+        zip(("g0000", "g0001", "g0002"), (run.run_id for run in runs), strict=True)
+    )
+    assert index.of_step(other) == {}
+    index_of(rig.instance)
+    assert index_at(rig.instance, STEP1) is index_of(rig.instance)
 
 
 def test_other_runs_are_ordinary(rig: Rig, ui: Launcher) -> None:

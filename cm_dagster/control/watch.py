@@ -53,6 +53,7 @@ _STATES = {
 _CANCELLED = (State.CANCELLING, State.CANCELLED)
 _ALIVE = (WmsState.PENDING, WmsState.RUNNING, WmsState.HELD)
 _UNSEEN = "the WMS does not show workflow"
+_ASKED = "the WMS is asked to cancel workflow"
 _FAULT = "fault: "
 """How the causes begin of waits for the WMS, and of those after our own faults; all others are for judgement."""
 
@@ -174,7 +175,7 @@ class _Look:
     def _put_off(self, attempt: Attempt, cause: str, seed: str) -> None:
         """Remember that something about an attempt failed, and when it is tried again."""
         before = self._wait(attempt)
-        same = before is not None and before.tries > 0 and _is_unseen(before) == cause.startswith(_UNSEEN)
+        same = before is not None and before.tries > 0 and _kind(before.cause) == _kind(cause)
         self.waits[attempt.run_id] = wait = longer(self.site, before if same else None, cause, seed)
         self._keep_jobs(attempt)
         if not same:  # the run's page tells when it began; `cm group show` how it goes on
@@ -223,12 +224,13 @@ class _Look:
         """Have the workflow of a cancelled attempt end; while it does not, the WMS is asked less and less often."""
         alive, wait, own = self.alive[attempt.id.workflow], self._wait(attempt), self.reports.get(attempt.wms_id)
         going = [*dict.fromkeys([*([attempt.wms_id] if own and own.state not in OVER else []), *alive])]
-        if time.monotonic() > self.end or (going and wait and not wait.is_due(time.time())):
+        asked = wait is not None and wait.cause.startswith(_ASKED) and not wait.is_due(time.time())
+        if time.monotonic() > self.end or (going and asked):
             self._keep(attempt)
             return State.CANCELLING
         state = cancel(self.instance, self.site, attempt, self.reports, alive)
         if going and state is State.CANCELLING:
-            self._put_off(attempt, f"the WMS is asked to cancel workflow {', '.join(going)}", attempt.run_id)
+            self._put_off(attempt, f"{_ASKED} {', '.join(going)}", attempt.run_id)
         return state
 
     def _shown(self, attempt: Attempt, report: WorkflowReport) -> str:
@@ -390,4 +392,9 @@ class _Look:
 
 
 def _is_unseen(wait: Wait) -> bool:
-    return wait.cause.startswith(_UNSEEN)
+    return _kind(wait.cause) == _UNSEEN
+
+
+def _kind(cause: str) -> str:
+    """Say what is waited for: waits for different things have nothing to do with each other."""
+    return next((kind for kind in (_UNSEEN, _ASKED) if cause.startswith(kind)), "")

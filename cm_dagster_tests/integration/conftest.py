@@ -66,6 +66,7 @@ def blank_database(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFa
 
 _ON_BOTH = {
     "test_control_submit",
+    "test_control_cancel",
     "test_control_watch",
     "test_ledger_attempts",
     "test_ledger_coordinator",

@@ -31,6 +31,7 @@ ELSEWHERE = frozenset(
         "audit.noted",
         "holds.told",
         "limits.written",
+        "record.cancelled",  # passed if a person terminates an attempt at the very moment at which it is sent
         "stuck.queued",
         "tidy.removed",
         "divide.replaced",
@@ -95,7 +96,6 @@ _HELPS: dict[str, Sequence[Event]] = {
     "wait.noted": [Event("order", {"butler": True}), Event("live", {"rounds": 3})],
     "cancel.asked": [Event("live", {"rounds": 2}), Event("terminate", {"force": False, "death": "cancel.asked"})],
     "queue.dead-reported": [Event("live", {"points": ["submit.begun"]})],
-    "record.cancelled": [Event("live", {"points": ["submit.prepared"]}), Event("terminate", {"force": False})],
     "watch.stopped": [Event("live", {"rounds": 4}), Event("terminate", {"force": False})],
     "watch.swept": [Event("live", {"rounds": 4}), Event("terminate", {"force": True})],
     "turn-away.cancelled": [Event("live", {"rounds": 4}), Event("launch", {"death": "turn-away.cancelled"})],

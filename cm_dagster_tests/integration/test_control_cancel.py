@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cm_dagster.policy.states import State
+from cm_dagster.services.submitter import Prepared, SubmitResult
 from cm_dagster.services.wms import WmsState
 from cm_dagster_tests.integration.conftest import Clock
 from cm_dagster_tests.integration.ledger_rig import Rig
+from cm_dagster_tests.integration.test_control_deaths import death_at
 
 
 @pytest.fixture
@@ -68,6 +70,26 @@ def test_a_cancellation_that_has_no_effect_is_asked_for_again(step: Rig, clock: 
     assert step.wms.alive() == []
     assert step.state(run_id) is State.CANCELLED
     assert step.end_message(run_id) == "Cancelled: workflow 1 was cancelled."
+
+
+@pytest.mark.parametrize("force", [False, True], ids=["safe", "force"])
+def test_a_submitter_that_dies_before_it_cancels_what_was_terminated_meanwhile(step: Rig, force: bool) -> None:
+    run_id = step.queue("g0000")
+
+    def terminated_meanwhile(one: Prepared) -> SubmitResult:
+        step.terminate(run_id, force=force)
+        return step.submitter.well(one)
+
+    step.submitter.turns = [terminated_meanwhile]
+    with death_at("record.cancelled"):
+        step.submit(run_id)
+    assert step.wms.alive() == ["camp.step1.here.g0000.a01"]
+    step.watch()
+    assert step.wms.alive() == []
+    step.watch()
+    assert step.state(run_id) is State.CANCELLED
+    assert step.attempt(run_id).swept
+    assert step.submitter.submissions.total() == 1
 
 
 def test_terminate_while_the_wms_is_down_is_not_forgotten(step: Rig) -> None:

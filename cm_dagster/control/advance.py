@@ -58,7 +58,7 @@ def chains_due(instance: dg.DagsterInstance, site: Site) -> list[Chain]:
         StepId(board.name, step, site.name): board.campaign
         for board in boards
         for step in (board.active if site.spec.home else board.plans)
-        if not site.spec.home or not is_complete(instance, board.plans[step], except_chains_of=site.name, index=index)
+        if not site.spec.home or not is_complete(instance, board.plans[step], index, except_chains_of=site.name)
     }
     chained = Document.CHAINED.read(instance, steps)
     due = []
@@ -111,7 +111,7 @@ def _move(instance: dg.DagsterInstance, home: Site, board: Board, busy: set[dg.A
 
     planned = [step for step in board.active if not board.lanes_left(step)]
     index = index_of(instance)
-    complete = [s for s in planned if is_complete(instance, board.plans[s], except_chains_of=home.name, index=index)]
+    complete = [s for s in planned if is_complete(instance, board.plans[s], index, except_chains_of=home.name)]
     collecting = [step for step in complete if is_due(collected_key(board.name, step))]
     assets = [collected_key(board.name, step) for step in collecting]
     begin = board.may_plan(also_collected=collecting)

@@ -52,17 +52,14 @@ def missing_groups(
     return [group.name for group in plan.groups if (group.site, group.name) not in done]
 
 
-def is_complete(
-    instance: dg.DagsterInstance, plan: Plan, *, except_chains_of: str = "", index: AttemptIndex | None = None
-) -> bool:
+def is_complete(instance: dg.DagsterInstance, plan: Plan, index: AttemptIndex, *, except_chains_of: str) -> bool:
     """Whether `missing_groups` names none; as long as groups are not accepted, that is told by counting alone.
 
     Parameters
     ----------
-    instance, plan, except_chains_of, index
+    instance, plan, index, except_chains_of
         As of `missing_groups`.
     """
-    index = index or index_of(instance)
     steps = [StepId(plan.campaign, plan.step, site) for site in plan.sites]
     # Accepted may also be groups that are split or moved by now: so many more do not show that all others are.
     if any(len(index.accepted(step)) < len(plan.at(step.site)) for step in steps):

@@ -47,9 +47,8 @@ def fake_workflows(home: Path) -> list[AtWms]:
     ended = {each.wms_id for each in requests if each.kind == "became" and each.outcome in _ENDS}
     twins = {each.wms_id for each in requests if each.kind == "submit" and each.outcome == TWIN}
     return [
-        AtWms(id_, each.name, each.state, submitted[id_], id_ in ended, id_ in twins)
+        AtWms(each.wms_id, each.name, each.state, submitted[each.wms_id], each.wms_id in ended, each.wms_id in twins)
         for each in wms.workflows()
-        for id_ in [each.wms_id]
     ]
 
 
